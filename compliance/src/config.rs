@@ -1,0 +1,233 @@
+//! What a sidecar is told to do: the one configuration the operator makes for an XMPPCluster.
+//!
+//! It is written as JSON, compressed, into a Secret (it holds passwords) and mounted into every pod of the cluster. A sidecar
+//! takes it in whole or not at all. Unknown fields are refused: a sidecar older than its operator must say so, not half obey.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// The format this crate reads and writes.
+pub const FORMAT: u32 = 1;
+/// The configuration Secret's only key: gzip of the JSON of [`SidecarConfig`].
+pub const SECRET_KEY: &str = "config.json.gz";
+
+/// Everything a sidecar needs to know, for every node of one XMPPCluster.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SidecarConfig {
+    /// Always [`FORMAT`].
+    pub format: u32,
+    /// Which XMPPCluster this is of.
+    pub cluster: ClusterRef,
+    /// `metadata.generation` of the XMPPCluster it was made from.
+    pub generation: i64,
+    /// What is recorded and where.
+    pub archiving: Archiving,
+    /// The archive endpoints by name.
+    pub endpoints: BTreeMap<String, Endpoint>,
+    /// Limits of the journal.
+    pub journal: JournalSettings,
+    /// Limits of the event link.
+    pub link: LinkSettings,
+}
+
+/// An XMPPCluster's name.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug, Default)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterRef {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl fmt::Display for ClusterRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// What is recorded and where (MA-3, MA-6, MA-8).
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Archiving {
+    /// Record what is delivered to accounts and rooms here.
+    pub inbound: bool,
+    /// Record what is delivered to other servers (`Enable Outbound Message Logging`).
+    pub outbound: bool,
+    /// Refuse what cannot be recorded, instead of delivering it and raising an alarm.
+    pub block_if_unable_to_record: bool,
+    /// The endpoint of every node not named in `node_endpoints`; `None` when archiving is off.
+    pub endpoint: Option<String>,
+    /// Endpoints of single nodes, by pod name.
+    pub node_endpoints: BTreeMap<String, String>,
+}
+
+impl Archiving {
+    /// The endpoint records of `node` go to.
+    #[must_use]
+    pub fn endpoint_of(&self, node: &str) -> Option<&str> {
+        self.node_endpoints.get(node).or(self.endpoint.as_ref()).map(String::as_str)
+    }
+}
+
+/// An archive endpoint.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Endpoint {
+    /// What it is and how it is reached.
+    pub target: EndpointTarget,
+    /// How much may wait for it.
+    pub queue: QueueLimit,
+}
+
+/// What an endpoint is and how it is reached.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase", deny_unknown_fields, tag = "type")]
+pub enum EndpointTarget {
+    /// A PostgreSQL database.
+    #[serde(rename = "PostgreSQL")]
+    PostgreSql(PostgreSql),
+    /// A file beside the journal: trial, demo and small sites.
+    #[serde(rename = "SQLite")]
+    Sqlite,
+}
+
+/// How a PostgreSQL database is reached, as its writer role.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PostgreSql {
+    /// Host name, address, or the folder of a Unix socket (starts with `/`).
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// Database name.
+    pub database: String,
+    /// Role with the writer's rights only.
+    pub username: String,
+    /// Its password.
+    pub password: String,
+    /// How the connection is protected.
+    pub tls: TlsMode,
+    /// PEM of the authorities that may have signed the server's certificate; the system's when `None`.
+    pub ca: Option<String>,
+}
+
+// Passwords are never printed, not even by a failing assertion or a trace line.
+impl fmt::Debug for PostgreSql {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgreSql")
+            .field("host", &self.host)
+            .field("port", &self.port)
+            .field("database", &self.database)
+            .field("username", &self.username)
+            .field("tls", &self.tls)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How a database connection is protected.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug, Default)]
+pub enum TlsMode {
+    /// Not at all; only where it was asked for.
+    Disable,
+    /// Encrypted, certificate and name verified.
+    #[default]
+    VerifyFull,
+}
+
+/// How many records may wait for an endpoint (`Max Queue Size`, MA-7).
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct QueueLimit {
+    /// Records, on each node.
+    pub max_records: u64,
+    /// Bytes, on each node.
+    pub max_bytes: u64,
+}
+
+impl Default for QueueLimit {
+    fn default() -> Self {
+        Self { max_records: 100_000, max_bytes: 1 << 30 }
+    }
+}
+
+/// Limits of the journal.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct JournalSettings {
+    /// Bytes of all segments together.
+    pub max_bytes: u64,
+    /// How long confirmed segments stay, so that an archive restored from a backup can be refilled; seconds.
+    pub keep_confirmed_seconds: u64,
+    /// Whether the volume goes with the pod.
+    pub ephemeral: bool,
+}
+
+impl Default for JournalSettings {
+    fn default() -> Self {
+        Self { max_bytes: 2 << 30, keep_confirmed_seconds: 3600, ephemeral: false }
+    }
+}
+
+/// Limits of the event link.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LinkSettings {
+    /// How long the plugin waits for an answer, milliseconds.
+    pub answer_timeout_ms: u32,
+    /// How many events may wait at once.
+    pub max_waiting: u32,
+}
+
+impl Default for LinkSettings {
+    fn default() -> Self {
+        Self { answer_timeout_ms: 30_000, max_waiting: 10_000 }
+    }
+}
+
+/// Why a configuration was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// It is not JSON of this shape.
+    #[error("the configuration cannot be read: {0}")]
+    Malformed(#[from] serde_json::Error),
+    /// It is of another format.
+    #[error(
+        "the configuration has format {found}, this version reads format {FORMAT}: use operator and sidecar of one version"
+    )]
+    Format {
+        /// What it says.
+        found: u32,
+    },
+    /// It names an endpoint that it does not hold.
+    #[error("the configuration sends records to the endpoint {0}, which it does not describe")]
+    UnknownEndpoint(String),
+}
+
+impl SidecarConfig {
+    /// Reads and checks a configuration from its JSON.
+    pub fn parse(json: &[u8]) -> Result<Self, ConfigError> {
+        #[derive(Deserialize)]
+        struct FormatOnly {
+            format: u32,
+        }
+        // The format first: fields of a newer one must not be reported as typing mistakes.
+        let FormatOnly { format } = serde_json::from_slice(json)?;
+        if format != FORMAT {
+            return Err(ConfigError::Format { found: format });
+        }
+        let config: Self = serde_json::from_slice(json)?;
+        let named = config.archiving.endpoint.iter().chain(config.archiving.node_endpoints.values());
+        match named.into_iter().find(|name| !config.endpoints.contains_key(*name)) {
+            Some(name) => Err(ConfigError::UnknownEndpoint(name.clone())),
+            None => Ok(config),
+        }
+    }
+
+    /// The JSON that [`Self::parse`] reads.
+    pub fn to_json(&self) -> Result<Vec<u8>, ConfigError> {
+        Ok(serde_json::to_vec(self)?)
+    }
+}

@@ -1,0 +1,188 @@
+//! event: one stanza at an ingress, with everything the server knows about it.
+
+use super::fields::{DecodeError, Fields, FieldsWriter};
+
+/// Where a stanza entered the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ingress {
+    /// A client's session, over any transport.
+    Client,
+    /// A remote server's stream.
+    RemoteServer,
+    /// An external component (XEP-0114).
+    Component,
+    /// Made by the server itself: recorded, not held.
+    Internal,
+}
+
+/// What a stanza is addressed to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// An account of this server.
+    LocalUser,
+    /// A room of this server.
+    Room,
+    /// An occupant of a room of this server (private message).
+    Occupant,
+    /// Another server.
+    Remote,
+    /// This server or a service of it.
+    Service,
+    /// An external component of this server.
+    Component,
+}
+
+/// Somebody who would get the stanza, as the server sees it at the moment of asking.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Hash)]
+pub struct Recipient {
+    /// The real bare JID.
+    pub bare: String,
+    /// The occupant JID, in a room.
+    pub occupant: Option<String>,
+    /// Resources of the sessions that would get it now.
+    pub resources: Vec<String>,
+}
+
+/// A question about one stanza.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// Where it entered.
+    pub ingress: Ingress,
+    /// The host that took it in.
+    pub host: String,
+    /// The stanza as the server serialises it.
+    pub stanza: String,
+    /// The sender, as the server authenticated it.
+    pub from: String,
+    /// The addressee; `None` for the sender's own account.
+    pub to: Option<String>,
+    /// What the addressee is.
+    pub target: Target,
+    /// Who would get it.
+    pub recipients: Vec<Recipient>,
+    /// The server's id of the session or stream.
+    pub session: Option<String>,
+    /// The client's address.
+    pub address: Option<String>,
+    /// Whether the stream is encrypted.
+    pub secure: bool,
+    /// When the server saw it, microseconds since the epoch.
+    pub seen_at_micros: i64,
+    /// The room, for targets in one.
+    pub room: Option<String>,
+}
+
+impl Event {
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let (mut ingress, mut host, mut stanza, mut from, mut target, mut seen) =
+            (None, None, None, None, None, None);
+        let (mut to, mut recipients, mut session, mut address, mut secure, mut room) =
+            (None, Vec::new(), None, None, false, None);
+        for field in Fields::new(bytes) {
+            let field = field?;
+            match field.tag {
+                1 => {
+                    ingress = Some(match field.u8()? {
+                        1 => Ingress::Client,
+                        2 => Ingress::RemoteServer,
+                        3 => Ingress::Component,
+                        4 => Ingress::Internal,
+                        other => return Err(field.unknown(other)),
+                    });
+                }
+                2 => host = Some(field.string()?),
+                3 => stanza = Some(field.string()?),
+                4 => from = Some(field.string()?),
+                5 => to = Some(field.string()?),
+                6 => {
+                    target = Some(match field.u8()? {
+                        1 => Target::LocalUser,
+                        2 => Target::Room,
+                        3 => Target::Occupant,
+                        4 => Target::Remote,
+                        5 => Target::Service,
+                        6 => Target::Component,
+                        other => return Err(field.unknown(other)),
+                    });
+                }
+                7 => recipients.push(Recipient::decode(field.nested())?),
+                8 => session = Some(field.string()?),
+                9 => address = Some(field.string()?),
+                10 => secure = field.u8()? != 0,
+                11 => seen = Some(field.i64()?),
+                12 => room = Some(field.string()?),
+                _ => {}
+            }
+        }
+        Ok(Self {
+            ingress: ingress.ok_or(DecodeError::Missing(1))?,
+            host: host.ok_or(DecodeError::Missing(2))?,
+            stanza: stanza.ok_or(DecodeError::Missing(3))?,
+            from: from.ok_or(DecodeError::Missing(4))?,
+            target: target.ok_or(DecodeError::Missing(6))?,
+            seen_at_micros: seen.ok_or(DecodeError::Missing(11))?,
+            to,
+            recipients,
+            session,
+            address,
+            secure,
+            room,
+        })
+    }
+
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let ingress = match self.ingress {
+            Ingress::Client => 1,
+            Ingress::RemoteServer => 2,
+            Ingress::Component => 3,
+            Ingress::Internal => 4,
+        };
+        let target = match self.target {
+            Target::LocalUser => 1,
+            Target::Room => 2,
+            Target::Occupant => 3,
+            Target::Remote => 4,
+            Target::Service => 5,
+            Target::Component => 6,
+        };
+        let mut w = FieldsWriter::new();
+        w.bytes(1, &[ingress])
+            .text(2, &self.host)
+            .text(3, &self.stanza)
+            .text(4, &self.from)
+            .maybe(5, self.to.as_deref())
+            .bytes(6, &[target]);
+        for recipient in &self.recipients {
+            w.nested(7, |w| recipient.encode(w));
+        }
+        w.maybe(8, self.session.as_deref())
+            .maybe(9, self.address.as_deref())
+            .bytes(10, &[u8::from(self.secure)])
+            .bytes(11, &self.seen_at_micros.to_be_bytes())
+            .maybe(12, self.room.as_deref());
+        w.finish()
+    }
+}
+
+impl Recipient {
+    fn decode(fields: Fields<'_>) -> Result<Self, DecodeError> {
+        let mut recipient = Self::default();
+        for field in fields {
+            let field = field?;
+            match field.tag {
+                1 => recipient.bare = field.string()?,
+                2 => recipient.occupant = Some(field.string()?),
+                3 => recipient.resources.push(field.string()?),
+                _ => {}
+            }
+        }
+        if recipient.bare.is_empty() { Err(DecodeError::Missing(1)) } else { Ok(recipient) }
+    }
+
+    fn encode(&self, w: &mut FieldsWriter) {
+        w.text(1, &self.bare).maybe(2, self.occupant.as_deref());
+        for resource in &self.resources {
+            w.text(3, resource);
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! The names others depend on: labels, annotations, condition types, reasons, events, alarms and metrics. Each is documented
+//! once, here, and never changes its meaning.
+
+/// Labels and annotations.
+pub mod label {
+    /// On a pod: put it under compliance of the XMPPCluster with this name in its namespace.
+    pub const CLUSTER: &str = "cartulary.dev/cluster";
+    /// On a pod, set by injection: the version of what was injected.
+    pub const INJECTED: &str = "cartulary.dev/injected";
+}
+
+/// The container the webhook adds.
+pub const SIDECAR_CONTAINER: &str = "cartulary-sidecar";
+/// The sidecar's admin port: health, readiness, status, metrics.
+pub const ADMIN_PORT: u16 = 9467;
+
+/// Condition types.
+pub mod condition {
+    /// Everything declared is in force.
+    pub const READY: &str = "Ready";
+    /// The declaration makes sense and what it refers to is there.
+    pub const ACCEPTED: &str = "Accepted";
+    /// Every pod of the cluster has our sidecar and every host of its servers is armed.
+    pub const COVERED: &str = "Covered";
+    /// Every node reaches the archive endpoint.
+    pub const REACHABLE: &str = "Reachable";
+    /// The archive shares its fate with the XMPP server.
+    pub const ARCHIVE_NOT_INDEPENDENT: &str = "ArchiveNotIndependent";
+    /// Something waits, was quarantined, or was delivered without a record.
+    pub const RECORDING: &str = "Recording";
+}
+
+/// Reasons of conditions and events.
+pub mod reason {
+    /// All is well.
+    pub const OK: &str = "AsDeclared";
+    /// Not looked at yet.
+    pub const PENDING: &str = "Pending";
+    /// A Secret that is referred to is missing.
+    pub const SECRET_MISSING: &str = "SecretMissing";
+    /// A Secret lacks a key.
+    pub const SECRET_INCOMPLETE: &str = "SecretIncomplete";
+    /// An ArchiveEndpoint that is referred to is missing.
+    pub const ENDPOINT_MISSING: &str = "EndpointMissing";
+    /// No endpoint is named and none, or more than one, is the default.
+    pub const NO_DEFAULT_ENDPOINT: &str = "NoDefaultEndpoint";
+    /// The declaration contradicts itself.
+    pub const CONTRADICTION: &str = "Contradiction";
+    /// The configuration is larger than a Secret may be.
+    pub const CONFIGURATION_TOO_LARGE: &str = "ConfigurationTooLarge";
+    /// No pod carries the cluster's label.
+    pub const NO_PODS: &str = "NoPods";
+    /// A labelled pod runs without our sidecar.
+    pub const SIDECAR_MISSING: &str = "SidecarMissing";
+    /// A sidecar does not answer the operator.
+    pub const SIDECAR_UNREACHABLE: &str = "SidecarUnreachable";
+    /// The server plugin has not connected.
+    pub const PLUGIN_NOT_CONNECTED: &str = "PluginNotConnected";
+    /// A host of the server is not armed.
+    pub const HOST_NOT_ARMED: &str = "HostNotArmed";
+    /// A node runs an older configuration.
+    pub const NODE_OUTDATED: &str = "NodeOutdated";
+    /// The endpoint cannot be reached over the network.
+    pub const UNREACHABLE: &str = "Unreachable";
+    /// The endpoint's certificate cannot be trusted, or TLS failed otherwise.
+    pub const TLS_FAILED: &str = "TlsFailed";
+    /// The endpoint refuses the user name or password.
+    pub const AUTHENTICATION_FAILED: &str = "AuthenticationFailed";
+    /// The database does not exist.
+    pub const DATABASE_MISSING: &str = "DatabaseMissing";
+    /// The archive's tables are missing: nobody ran the migrations.
+    pub const NOT_MIGRATED: &str = "NotMigrated";
+    /// The archive's schema has a version this sidecar does not know.
+    pub const UNKNOWN_SCHEMA: &str = "UnknownSchemaVersion";
+    /// The writer role may not do what it must.
+    pub const PERMISSION_DENIED: &str = "PermissionDenied";
+    /// The endpoint refuses some records.
+    pub const REJECTED: &str = "RecordsRejected";
+    /// The archive holds less than it had confirmed: it was restored from a backup. It is being refilled.
+    pub const WENT_BACK: &str = "ArchiveWentBack";
+    /// Connected and archiving.
+    pub const CONNECTED: &str = "Connected";
+    /// Not tried yet.
+    pub const CONNECTING: &str = "Connecting";
+}
+
+/// Metric names of the sidecar (Prometheus). Counters get `_total` when they are exposed.
+pub mod metric {
+    /// Events asked by the plugin.
+    pub const EVENTS: &str = "cartulary_events";
+    /// Records on disk in the journal, by `kind`.
+    pub const RECORDED: &str = "cartulary_recorded";
+    /// Records confirmed by their archive, by `endpoint`.
+    pub const ARCHIVED: &str = "cartulary_archived";
+    /// Messages refused, by `reason`.
+    pub const REFUSED: &str = "cartulary_refused";
+    /// Messages delivered without the record they should have.
+    pub const DELIVERED_UNRECORDED: &str = "cartulary_delivered_unrecorded";
+    /// Records that wait, by `endpoint`.
+    pub const WAITING: &str = "cartulary_waiting_records";
+    /// Age of the oldest waiting record in seconds, by `endpoint`.
+    pub const WAITING_AGE: &str = "cartulary_waiting_oldest_seconds";
+    /// Bytes of the journal.
+    pub const JOURNAL_BYTES: &str = "cartulary_journal_bytes";
+    /// Records that recovery passed over.
+    pub const QUARANTINED: &str = "cartulary_quarantined";
+    /// Records an endpoint refused, kept aside, by `endpoint`.
+    pub const DEAD_LETTERS: &str = "cartulary_dead_letters";
+    /// Frames of the event link that could not be read.
+    pub const BAD_FRAMES: &str = "cartulary_bad_frames";
+    /// Hook bodies of the plugin that threw.
+    pub const FAILED_HOOKS: &str = "cartulary_failed_hooks";
+    /// 1 while the endpoint is connected, by `endpoint`.
+    pub const ENDPOINT_UP: &str = "cartulary_endpoint_up";
+    /// 1 while a plugin is connected and every host armed.
+    pub const COVERED: &str = "cartulary_covered";
+}

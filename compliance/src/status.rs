@@ -1,0 +1,120 @@
+//! What a sidecar says of itself on its status port (`GET /status`): read by operator and command line.
+//!
+//! It holds counts, names, positions and reasons; never message text, JIDs of users, or secrets (P8).
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// A sidecar's state at one moment.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SidecarStatus {
+    /// Version of the sidecar.
+    pub version: String,
+    /// The pod.
+    pub node: String,
+    /// The configuration it runs.
+    pub config: ConfigStatus,
+    /// The server plugin's link.
+    pub link: LinkStatus,
+    /// The journal.
+    pub journal: JournalStatus,
+    /// The endpoints by name.
+    pub endpoints: BTreeMap<String, EndpointStatus>,
+    /// Sums since the process started.
+    pub counts: Counts,
+    /// Whether `/readyz` answers 200; the reasons why not otherwise.
+    pub ready: bool,
+    /// Why it is not ready, or what promise is weaker: sentences for people.
+    pub notes: Vec<String>,
+}
+
+/// The configuration a sidecar runs.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ConfigStatus {
+    /// Generation in force.
+    pub generation: i64,
+    /// SHA-256 of the JSON in force, hex.
+    pub hash: String,
+    /// Why the newest file was not taken; the last good one stays.
+    pub problem: Option<String>,
+}
+
+/// The server plugin's link.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LinkStatus {
+    /// Whether a plugin is connected and said hello.
+    pub connected: bool,
+    /// Server name and version.
+    pub server: String,
+    /// Plugin version.
+    pub plugin_version: String,
+    /// Hosts and whether they are covered.
+    pub hosts: Vec<HostCoverage>,
+    /// Sessions known now.
+    pub sessions: u64,
+}
+
+/// One host of the server.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HostCoverage {
+    /// Its name.
+    pub name: String,
+    /// Why messages there are not recorded; `None` when they are.
+    pub problem: Option<String>,
+}
+
+/// The journal.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct JournalStatus {
+    /// The journal's id, made when its folder was first used.
+    pub id: String,
+    /// Bytes of all segments.
+    pub bytes: u64,
+    /// Why nothing can be appended.
+    pub problem: Option<String>,
+    /// Records that recovery had to pass over since the journal was made.
+    pub quarantined: u64,
+}
+
+/// One endpoint as this node sees it.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EndpointStatus {
+    /// `Connected`, `Connecting`, or a reason out of [`crate::names::reason`].
+    pub state: String,
+    /// The reason in words, with what to do.
+    pub message: String,
+    /// Records that wait.
+    pub waiting: u64,
+    /// When the oldest of them was recorded, microseconds since the epoch.
+    pub oldest_waiting_micros: Option<i64>,
+    /// Records confirmed since the process started.
+    pub archived: u64,
+    /// Records rejected alone, kept aside.
+    pub dead_letters: u64,
+}
+
+/// Sums since the process started.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Counts {
+    /// Events asked.
+    pub events: u64,
+    /// Accepted records written.
+    pub accepted: u64,
+    /// Outcome records written.
+    pub outcomes: u64,
+    /// Events refused because they could not be recorded.
+    pub refused: u64,
+    /// Messages delivered that should have been recorded and were not.
+    pub delivered_unrecorded: u64,
+    /// Frames that could not be read.
+    pub bad_frames: u64,
+    /// Hook bodies that threw.
+    pub failed_hooks: u64,
+}
