@@ -15,6 +15,33 @@ pub enum Ingress {
     Internal,
 }
 
+impl Ingress {
+    const ALL: [Self; 4] = [Self::Client, Self::RemoteServer, Self::Component, Self::Internal];
+
+    /// The code, on the wire and in records.
+    #[must_use]
+    pub fn code(self) -> u8 {
+        self as u8 + 1
+    }
+
+    /// The ingress with this code.
+    #[must_use]
+    pub fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|ingress| ingress.code() == code)
+    }
+
+    /// The word shown to people and kept in archive columns.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::RemoteServer => "remote-server",
+            Self::Component => "component",
+            Self::Internal => "internal",
+        }
+    }
+}
+
 /// What a stanza is addressed to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
@@ -30,6 +57,36 @@ pub enum Target {
     Service,
     /// An external component of this server.
     Component,
+}
+
+impl Target {
+    const ALL: [Self; 6] =
+        [Self::LocalUser, Self::Room, Self::Occupant, Self::Remote, Self::Service, Self::Component];
+
+    /// The code, on the wire and in records.
+    #[must_use]
+    pub fn code(self) -> u8 {
+        self as u8 + 1
+    }
+
+    /// The target with this code.
+    #[must_use]
+    pub fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|target| target.code() == code)
+    }
+
+    /// The word shown to people and kept in archive columns.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::LocalUser => "user",
+            Self::Room => "room",
+            Self::Occupant => "occupant",
+            Self::Remote => "remote",
+            Self::Service => "service",
+            Self::Component => "component",
+        }
+    }
 }
 
 /// Somebody who would get the stanza, as the server sees it at the moment of asking.
@@ -82,28 +139,16 @@ impl Event {
             let field = field?;
             match field.tag {
                 1 => {
-                    ingress = Some(match field.u8()? {
-                        1 => Ingress::Client,
-                        2 => Ingress::RemoteServer,
-                        3 => Ingress::Component,
-                        4 => Ingress::Internal,
-                        other => return Err(field.unknown(other)),
-                    });
+                    let code = field.u8()?;
+                    ingress = Some(Ingress::from_code(code).ok_or_else(|| field.unknown(code))?);
                 }
                 2 => host = Some(field.string()?),
                 3 => stanza = Some(field.string()?),
                 4 => from = Some(field.string()?),
                 5 => to = Some(field.string()?),
                 6 => {
-                    target = Some(match field.u8()? {
-                        1 => Target::LocalUser,
-                        2 => Target::Room,
-                        3 => Target::Occupant,
-                        4 => Target::Remote,
-                        5 => Target::Service,
-                        6 => Target::Component,
-                        other => return Err(field.unknown(other)),
-                    });
+                    let code = field.u8()?;
+                    target = Some(Target::from_code(code).ok_or_else(|| field.unknown(code))?);
                 }
                 7 => recipients.push(Recipient::decode(field.nested())?),
                 8 => session = Some(field.string()?),
@@ -131,27 +176,13 @@ impl Event {
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
-        let ingress = match self.ingress {
-            Ingress::Client => 1,
-            Ingress::RemoteServer => 2,
-            Ingress::Component => 3,
-            Ingress::Internal => 4,
-        };
-        let target = match self.target {
-            Target::LocalUser => 1,
-            Target::Room => 2,
-            Target::Occupant => 3,
-            Target::Remote => 4,
-            Target::Service => 5,
-            Target::Component => 6,
-        };
         let mut w = FieldsWriter::new();
-        w.bytes(1, &[ingress])
+        w.bytes(1, &[self.ingress.code()])
             .text(2, &self.host)
             .text(3, &self.stanza)
             .text(4, &self.from)
             .maybe(5, self.to.as_deref())
-            .bytes(6, &[target]);
+            .bytes(6, &[self.target.code()]);
         for recipient in &self.recipients {
             w.nested(7, |w| recipient.encode(w));
         }

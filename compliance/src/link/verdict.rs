@@ -104,15 +104,20 @@ impl Exception {
 }
 
 impl Action {
-    /// Writes the five fields of an action, the first at `base`.
-    fn encode(&self, w: &mut FieldsWriter, base: u16) {
-        let code = match self {
+    /// The code, on the wire and in records.
+    #[must_use]
+    pub fn code(&self) -> u8 {
+        match self {
             Self::Deliver => 0,
             Self::Replace(_) => 1,
             Self::Drop => 2,
             Self::Bounce(_) => 3,
-        };
-        w.bytes(base, &[code]);
+        }
+    }
+
+    /// Writes the five fields of an action, the first at `base`.
+    fn encode(&self, w: &mut FieldsWriter, base: u16) {
+        w.bytes(base, &[self.code()]);
         match self {
             Self::Replace(stanza) => {
                 w.text(base + 1, stanza);
