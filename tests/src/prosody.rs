@@ -1,0 +1,159 @@
+//! Prosody 13 as a user would run it, in a folder of its own, with our plugin loaded the way injection loads it: by environment
+//! variables, the user's configuration untouched.
+
+use crate::process::{Process, User, free_port, in_root, repository, run};
+use anyhow::{Result, bail};
+use rustix::process::Signal;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use tokio::net::TcpStream;
+
+/// The virtual host.
+pub const DOMAIN: &str = "example.test";
+/// The room service.
+pub const ROOMS: &str = "rooms.example.test";
+/// Every user's password.
+pub const PASSWORD: &str = "open sesame";
+/// The most bytes a client's stanza may have; small enough that tests at the limit are quick.
+pub const STANZA_LIMIT: usize = 256 * 1024;
+// Group 0, because the sidecar of a test runs as root and lets its group at the socket, as a pod's fsGroup does.
+const USER: User = "101:0";
+
+/// What Prosody does beside its own work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Extra {
+    /// Nothing: the bare server.
+    Nothing,
+    /// Our plugin, asking the sidecar at this socket.
+    Plugin(PathBuf),
+    /// Further lines of configuration: how the benchmark has it keep an archive of its own.
+    Lines(String),
+}
+
+/// A Prosody, running or not.
+#[derive(Debug)]
+pub struct Prosody {
+    dir: PathBuf,
+    port: u16,
+    extra: Extra,
+    process: Option<Process>,
+}
+
+impl Prosody {
+    /// Makes its folder `dir` with accounts for `users`, and starts it.
+    pub async fn start(dir: &Path, users: &[String], extra: Extra) -> Result<Self> {
+        let accounts = dir.join("data").join(DOMAIN.replace('.', "%2e")).join("accounts");
+        fs::create_dir_all(&accounts)?;
+        for user in users {
+            fs::write(accounts.join(format!("{user}.dat")), format!("return {{ [\"password\"] = \"{PASSWORD}\" }};\n"))?;
+        }
+        // A copy, because the server's user may not read where the repository lies.
+        run(Command::new("cp").arg("-rL").arg(repository().join("plugins/prosody")).arg(dir))?;
+        let mut prosody = Self { dir: dir.to_owned(), port: 0, extra, process: None };
+        run(Command::new("chown").args(["-R", USER]).arg(dir))?;
+        prosody.resume().await?;
+        Ok(prosody)
+    }
+
+    /// Starts it (again).
+    pub async fn resume(&mut self) -> Result<()> {
+        for _ in 0..5 {
+            if self.port == 0 {
+                self.port = free_port()?;
+            }
+            let config = self.dir.join("prosody.cfg.lua");
+            fs::write(&config, self.config())?;
+            let mut command = in_root("prosody13", USER, "prosody");
+            command.arg("-F");
+            match &self.extra {
+                Extra::Plugin(link) => command
+                    .env("PROSODY_CONFIG", self.plugin().join("prosody.cfg.lua"))
+                    .env("CARTULARY_SERVER_CONFIG", &config)
+                    .env("CARTULARY_LINK", link),
+                Extra::Nothing | Extra::Lines(_) => command.env("PROSODY_CONFIG", &config),
+            };
+            let mut process = Process::start("Prosody", &mut command, &self.log())?;
+            let address = self.address();
+            process.until("Prosody listens", async || TcpStream::connect(address).await.is_ok()).await?;
+            // It runs on without the port if somebody else took it meanwhile, and that somebody has answered.
+            if fs::read_to_string(self.log())?.contains("Failed to open server port") {
+                process.kill()?;
+                self.port = 0;
+                fs::remove_file(self.log())?;
+                continue;
+            }
+            self.process = Some(process);
+            return Ok(());
+        }
+        bail!("no port for Prosody")
+    }
+
+    /// Stops it in an orderly way.
+    pub async fn stop(&mut self) -> Result<()> {
+        if let Some(mut process) = self.process.take() {
+            process.signal(Signal::TERM)?;
+            process.wait().await?;
+        }
+        Ok(())
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.take().map_or(Ok(()), |mut process| process.kill())
+    }
+
+    /// Where clients connect.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        ([127, 0, 0, 1], self.port).into()
+    }
+
+    /// Its copy of our plugin, for tests that break it.
+    #[must_use]
+    pub fn plugin(&self) -> PathBuf {
+        self.dir.join("prosody")
+    }
+
+    /// What it logged.
+    #[must_use]
+    pub fn log(&self) -> PathBuf {
+        self.dir.join("log")
+    }
+
+    /// CPU time it used so far, in seconds.
+    #[must_use]
+    pub fn cpu_seconds(&self) -> f64 {
+        self.process.as_ref().map_or(0.0, |process| crate::process::cpu_seconds(process.id()))
+    }
+
+    fn config(&self) -> String {
+        let dir = self.dir.display();
+        let port = self.port;
+        let lines = match &self.extra {
+            Extra::Lines(lines) => lines.as_str(),
+            Extra::Nothing | Extra::Plugin(_) => "",
+        };
+        format!(
+            r#"-- Written by the tests: what a user's configuration might say.
+data_path = "{dir}/data"
+pidfile = "{dir}/prosody.pid"
+log = {{ info = "*stdout" }}
+modules_enabled = {{ "disco", "roster", "saslauth", "ping", "register", "carbons" }}
+modules_disabled = {{ "s2s", "tls" }}
+interfaces = {{ "127.0.0.1" }}
+c2s_ports = {{ {port} }}
+c2s_require_encryption = false
+c2s_stanza_size_limit = {STANZA_LIMIT}
+allow_unencrypted_plain_auth = true
+allow_registration = true
+authentication = "internal_plain"
+storage = "internal"
+{lines}
+VirtualHost "{DOMAIN}"
+Component "{ROOMS}" "muc"
+"#
+        )
+    }
+}
