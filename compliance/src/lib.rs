@@ -4,6 +4,7 @@
 //! clock; whoever calls it brings those. That is what lets every decision be tested as a table.
 
 pub mod config;
+pub mod decision;
 pub mod direction;
 pub mod link;
 pub mod names;

@@ -1,8 +1,12 @@
 //! What a message stanza says, as far as recording it needs to know.
 //!
 //! The original bytes are always kept beside these facts; they serve search and routing, never as evidence.
+//!
+//! The stanza is read as a stream of XML events and no tree is built: whatever a sender nests, time is linear in the stanza's
+//! length, and no recursion can exhaust the stack.
 
-use minidom::Element;
+use minidom::rxml::error::EndOrError;
+use minidom::rxml::{Parse, RawEvent, RawParser};
 use std::collections::BTreeMap;
 
 const CLIENT: &str = "jabber:client";
@@ -10,6 +14,8 @@ const SERVER: &str = "jabber:server";
 const STANZA_IDS: &str = "urn:xmpp:sid:0";
 const XHTML_IM: &str = "http://jabber.org/protocol/xhtml-im";
 const SECURITY_LABEL: &str = "urn:xmpp:sec-label:0";
+/// Depth down to which namespaces are looked at: message, its children, and their children.
+const DEPTH: usize = 3;
 
 /// Facts read off a `<message/>`. Absent parts are `None`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -26,7 +32,7 @@ pub struct MessageFacts {
     pub subject: Option<String>,
     /// First `<body/>`.
     pub body: Option<String>,
-    /// The `<html/>` element as markup (XEP-0071).
+    /// The `<html/>` element (XEP-0071), cut out of the stanza as it stands there.
     pub html: Option<String>,
     /// Display marking of the security label (XEP-0258).
     pub label: Option<String>,
@@ -46,30 +52,184 @@ pub enum StanzaError {
 impl MessageFacts {
     /// Reads the facts off a serialised stanza. Its namespace may be `jabber:client`, `jabber:server`, or left out.
     pub fn parse(stanza: &str) -> Result<Self, StanzaError> {
-        let defaults = BTreeMap::from([(None, CLIENT.to_owned())]);
-        let message = Element::from_reader_with_prefixes(stanza.as_bytes(), defaults)
-            .map_err(|error| StanzaError::Malformed(error.to_string()))?;
-        let namespace = message.ns();
-        if message.name() != "message" || (namespace != CLIENT && namespace != SERVER) {
-            return Err(StanzaError::NotAMessage(message.name().to_owned()));
+        let mut parser = RawParser::new();
+        let mut reader = Reader::new(stanza);
+        let mut rest = stanza.as_bytes();
+        loop {
+            match parser.parse(&mut rest, true) {
+                Ok(Some(event)) => reader.take(event)?,
+                Ok(None) => return reader.finish(),
+                Err(EndOrError::NeedMoreData) => {
+                    return Err(StanzaError::Malformed("it ends too early".into()));
+                }
+                Err(EndOrError::Error(error)) => return Err(StanzaError::Malformed(error.to_string())),
+            }
         }
-        let child_text = |name: &str| message.get_child(name, namespace.as_str()).map(Element::text);
-        Ok(Self {
-            message_type: message.attr("type").unwrap_or("normal").to_owned(),
-            id: message.attr("id").map(str::to_owned),
-            origin_id: message
-                .get_child("origin-id", STANZA_IDS)
-                .and_then(|origin| origin.attr("id"))
-                .map(str::to_owned),
-            thread: child_text("thread"),
-            subject: child_text("subject"),
-            body: child_text("body"),
-            html: message.get_child("html", XHTML_IM).map(String::from),
-            label: message
-                .get_child("securitylabel", SECURITY_LABEL)
-                .and_then(|label| label.get_child("displaymarking", SECURITY_LABEL))
-                .map(Element::text),
-        })
+    }
+}
+
+/// An element whose start tag is being read.
+#[derive(Default)]
+struct Head {
+    prefix: Option<String>,
+    name: String,
+    declared: BTreeMap<Option<String>, String>,
+    id: Option<String>,
+    message_type: Option<String>,
+    start: usize,
+}
+
+/// An open element at one of the first [`DEPTH`] levels.
+struct Open {
+    name: String,
+    namespace: String,
+    declared: BTreeMap<Option<String>, String>,
+    start: usize,
+    /// Its own text, where that is wanted.
+    text: Option<String>,
+}
+
+struct Reader<'a> {
+    stanza: &'a str,
+    at: usize,
+    depth: usize,
+    head: Option<Head>,
+    open: Vec<Open>,
+    facts: MessageFacts,
+    seen_root: bool,
+}
+
+impl<'a> Reader<'a> {
+    fn new(stanza: &'a str) -> Self {
+        Self {
+            stanza,
+            at: 0,
+            depth: 0,
+            head: None,
+            open: Vec::new(),
+            facts: MessageFacts::default(),
+            seen_root: false,
+        }
+    }
+
+    fn take(&mut self, event: RawEvent) -> Result<(), StanzaError> {
+        let start = self.at;
+        self.at += event.metrics().len();
+        match event {
+            RawEvent::XmlDeclaration(..) => {}
+            RawEvent::ElementHeadOpen(_, (prefix, name)) => {
+                self.depth += 1;
+                if self.depth <= DEPTH {
+                    let prefix = prefix.map(|prefix| prefix.as_str().to_owned());
+                    let name = name.as_str().to_owned();
+                    self.head = Some(Head { prefix, name, start, ..Head::default() });
+                }
+            }
+            RawEvent::Attribute(_, (prefix, name), value) => {
+                if let Some(head) = &mut self.head {
+                    match (prefix.as_ref().map(|prefix| prefix.as_str()), name.as_str()) {
+                        (None, "xmlns") => _ = head.declared.insert(None, value),
+                        (Some("xmlns"), prefix) => _ = head.declared.insert(Some(prefix.to_owned()), value),
+                        (None, "id") => head.id = Some(value),
+                        (None, "type") => head.message_type = Some(value),
+                        _ => {}
+                    }
+                }
+            }
+            RawEvent::ElementHeadClose(_) => {
+                if let Some(head) = self.head.take() {
+                    self.enter(head)?;
+                }
+            }
+            RawEvent::Text(_, text) => {
+                if self.depth == self.open.len()
+                    && let Some(Open { text: Some(own), .. }) = self.open.last_mut()
+                {
+                    own.push_str(&text);
+                }
+            }
+            RawEvent::ElementFoot(_) => {
+                if self.depth == self.open.len()
+                    && let Some(element) = self.open.pop()
+                {
+                    self.leave(element);
+                }
+                self.depth = self.depth.saturating_sub(1);
+            }
+        }
+        Ok(())
+    }
+
+    fn enter(&mut self, head: Head) -> Result<(), StanzaError> {
+        let namespace = self.namespace(&head)?;
+        match self.open.as_slice() {
+            [] => {
+                if head.name != "message" || (namespace != CLIENT && namespace != SERVER) {
+                    return Err(StanzaError::NotAMessage(head.name));
+                }
+                self.seen_root = true;
+                self.facts.message_type = head.message_type.unwrap_or_else(|| "normal".to_owned());
+                self.facts.id = head.id;
+            }
+            [_] if head.name == "origin-id" && namespace == STANZA_IDS && self.facts.origin_id.is_none() => {
+                self.facts.origin_id = head.id;
+            }
+            _ => {}
+        }
+        let text = self.is_text_wanted(&head.name, &namespace).then(String::new);
+        self.open.push(Open { name: head.name, namespace, declared: head.declared, start: head.start, text });
+        Ok(())
+    }
+
+    fn namespace(&self, head: &Head) -> Result<String, StanzaError> {
+        let mut scopes =
+            std::iter::once(&head.declared).chain(self.open.iter().rev().map(|open| &open.declared));
+        match (scopes.find_map(|declared| declared.get(&head.prefix)), &head.prefix) {
+            (Some(namespace), _) => Ok(namespace.clone()),
+            (None, None) => Ok(CLIENT.to_owned()),
+            (None, Some(_)) => Err(StanzaError::Malformed("a prefix is not declared".into())),
+        }
+    }
+
+    fn is_text_wanted(&self, name: &str, namespace: &str) -> bool {
+        match self.open.as_slice() {
+            [message] => namespace == message.namespace && self.slot(name).is_some_and(Option::is_none),
+            [_, parent] => {
+                (name, namespace) == ("displaymarking", SECURITY_LABEL)
+                    && (parent.name.as_str(), parent.namespace.as_str()) == ("securitylabel", SECURITY_LABEL)
+                    && self.facts.label.is_none()
+            }
+            _ => false,
+        }
+    }
+
+    fn slot(&self, name: &str) -> Option<&Option<String>> {
+        match name {
+            "thread" => Some(&self.facts.thread),
+            "subject" => Some(&self.facts.subject),
+            "body" => Some(&self.facts.body),
+            _ => None,
+        }
+    }
+
+    fn leave(&mut self, element: Open) {
+        if let Some(text) = element.text {
+            match element.name.as_str() {
+                "thread" => self.facts.thread = Some(text),
+                "subject" => self.facts.subject = Some(text),
+                "body" => self.facts.body = Some(text),
+                _ => self.facts.label = Some(text),
+            }
+        } else if self.open.len() == 1
+            && (element.name.as_str(), element.namespace.as_str()) == ("html", XHTML_IM)
+            && self.facts.html.is_none()
+        {
+            self.facts.html = self.stanza.get(element.start..self.at).map(str::to_owned);
+        }
+    }
+
+    fn finish(self) -> Result<MessageFacts, StanzaError> {
+        if self.seen_root { Ok(self.facts) } else { Err(StanzaError::Malformed("it is empty".into())) }
     }
 }
 
@@ -120,6 +280,40 @@ mod tests {
     }
 
     #[test]
+    fn html_is_cut_out_whole_whatever_stands_around_it() {
+        let html =
+            "<x:html xmlns:x='http://jabber.org/protocol/xhtml-im'><x:body>a &amp; é<br/></x:body></x:html>";
+        for after in ["", "<body>later</body>", "\n text "] {
+            let facts = parse(&format!("<message><body>\u{1F600}&lt;</body> {html}{after}</message>"));
+            assert_eq!(facts.html.as_deref(), Some(html));
+        }
+        let empty = "<html xmlns='http://jabber.org/protocol/xhtml-im' />";
+        assert_eq!(parse(&format!("<message>{empty}<body/></message>")).html.as_deref(), Some(empty));
+    }
+
+    #[test]
+    fn only_an_elements_own_first_text_counts() {
+        let facts =
+            parse("<message><body>a<x>no</x>b</body><body>second</body><n><body>no</body></n></message>");
+        assert_eq!(facts.body.as_deref(), Some("ab"));
+        assert_eq!(parse("<message><body/></message>").body.as_deref(), Some(""));
+    }
+
+    #[test]
+    fn nesting_without_end_costs_neither_stack_nor_square_time() {
+        let deep = 100_000;
+        let stanza =
+            format!("<message>{}{}<body>b</body></message>", "<a>".repeat(deep), "</a>".repeat(deep));
+        assert_eq!(parse(&stanza).body.as_deref(), Some("b"));
+    }
+
+    #[test]
+    fn a_body_at_the_size_limit_is_read_whole() {
+        let text = "\u{1F600}".repeat(1 << 18);
+        assert_eq!(parse(&format!("<message><body>{text}</body></message>")).body, Some(text));
+    }
+
+    #[test]
     fn what_is_not_a_message_says_so() {
         assert_eq!(MessageFacts::parse("<iq/>"), Err(StanzaError::NotAMessage("iq".into())));
         for garbage in [
@@ -128,6 +322,10 @@ mod tests {
             "<message><body></message>",
             "<message>&nope;</message>",
             "<message>&#0;</message>",
+            "<message><x:y/></message>",
+            "<message/><message/>",
+            "<message><!-- c --></message>",
+            "<!DOCTYPE m [<!ENTITY e 'x'>]><message>&e;</message>",
         ] {
             assert!(matches!(MessageFacts::parse(garbage), Err(StanzaError::Malformed(_))), "{garbage:?}");
         }

@@ -1,6 +1,6 @@
 //! Frames: `length:u32 kind:u8 id:u64 field*`.
 
-use super::{DecodeError, Event, Hello, Notice, Outcome, Settings, Verdict, Welcome};
+use super::{DecodeError, Event, Fields, Hello, Notice, Outcome, Settings, Verdict, Welcome};
 use std::fmt;
 
 /// The least a frame's length may say: kind and id.
@@ -38,6 +38,18 @@ impl Kind {
     #[must_use]
     pub fn from_code(code: u8) -> Option<Self> {
         Self::ALL.iter().find(|(c, _)| *c == code).map(|(_, kind)| *kind)
+    }
+
+    /// The highest tag this version knows in a frame of this kind; those below are all taken.
+    fn last_tag(self) -> u16 {
+        match self {
+            Self::Hello | Self::Verdict => 8,
+            Self::Event => 12,
+            Self::Outcome | Self::Settings => 4,
+            Self::Notice => 10,
+            Self::SnapshotEnd => 0,
+            Self::Welcome => 3,
+        }
     }
 
     /// The code on the wire.
@@ -87,6 +99,15 @@ pub struct RawFrame<'a> {
     pub fields: &'a [u8],
     /// Bytes of the stream that this frame takes, its length included.
     pub taken: usize,
+}
+
+impl RawFrame<'_> {
+    /// How many of the frame's fields this version skips. Fields inside nested values are not looked at.
+    #[must_use]
+    pub fn unknown_tags(&self) -> usize {
+        let last = Kind::from_code(self.code).map_or(u16::MAX, Kind::last_tag);
+        Fields::new(self.fields).flatten().filter(|field| field.tag == 0 || field.tag > last).count()
+    }
 }
 
 impl Frame {

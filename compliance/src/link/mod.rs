@@ -7,12 +7,14 @@ mod event;
 mod fields;
 mod frame;
 mod hello;
+#[cfg(test)]
+mod laws;
 mod notice;
 mod verdict;
 
 pub use event::{Event, Ingress, Recipient, Target};
-pub use fields::{DecodeError, Fields, FieldsWriter};
-pub use frame::{Frame, FrameError, Kind, MAX_FRAME, MIN_FRAME};
+pub use fields::{DecodeError, Field, Fields, FieldsWriter};
+pub use frame::{Frame, FrameError, Kind, MAX_FRAME, MIN_FRAME, RawFrame};
 pub use hello::{ArmedHost, Hello, HostType, Settings, SinceLast, Unanswered, Welcome};
 pub use notice::{Delivery, DeliveryResult, Notice, Outcome};
 pub use verdict::{Action, Bounce, Exception, Verdict};
