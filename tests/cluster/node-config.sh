@@ -71,7 +71,7 @@ clusterDNS: [$NODE_IP]
 resolvConf: $STATE/resolv.conf
 podLogsDir: /run/node/pod-logs
 volumePluginDir: /run/kubelet-plugins
-syncFrequency: ${KUBELET_SYNC:-2s}
+syncFrequency: ${CLUSTER_KUBELET_SYNC:-2s}
 configMapAndSecretChangeDetectionStrategy: Watch
 nodeStatusUpdateFrequency: 2s
 serializeImagePulls: false
