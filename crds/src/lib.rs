@@ -1,1 +1,55 @@
-//! placeholder
+//! The kinds users declare: group `cartulary.dev`, version `v1alpha1`, namespaced, references within the namespace.
+//!
+//! Doc comments of fields are what `kubectl explain` shows: meaning, default, constraint. Rules that can be checked in one
+//! object are CEL rules beside the field they are about; rules across objects are the operator's.
+//! The YAML under `crds/yaml` and in the chart is made from these types by `crdgen` and never edited.
+//!
+//! What this crate does not do: talk to a cluster, or decide what a declaration means.
+
+mod archive_endpoint;
+mod scalar;
+mod xmpp_cluster;
+
+pub use archive_endpoint::{
+    ArchiveEndpoint, ArchiveEndpointSpec, ArchiveEndpointStatus, CaSecret, CredentialsSecret, EndpointType,
+    PostgreSql, Queue, Tls, TlsMode,
+};
+pub use scalar::{ByteSize, ScalarError, TimeSpan};
+pub use xmpp_cluster::{
+    Archiving, ConfigurationStatus, Journal, JournalClaim, Link, NodeEndpoint, NodeStatus, Prosody, Server,
+    XmppCluster, XmppClusterSpec, XmppClusterStatus,
+};
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray,
+};
+use kube::CustomResourceExt;
+
+/// The API group of every kind.
+pub const GROUP: &str = "cartulary.dev";
+
+/// Every kind's definition, in the order in which they are best read.
+#[must_use]
+pub fn definitions() -> Vec<CustomResourceDefinition> {
+    [XmppCluster::crd(), ArchiveEndpoint::crd()].into_iter().map(without_nullable).collect()
+}
+
+/// Fields that may be left out need not be `nullable` too: the API server drops nulls of fields that are not, while `has()` in
+/// CEL rules is true for those that are.
+fn without_nullable(definition: CustomResourceDefinition) -> CustomResourceDefinition {
+    fn strip(schema: &mut JSONSchemaProps) {
+        schema.nullable = None;
+        schema.properties.iter_mut().flat_map(|properties| properties.values_mut()).for_each(strip);
+        if let Some(JSONSchemaPropsOrArray::Schema(items)) = &mut schema.items {
+            strip(items);
+        }
+    }
+    let mut definition = definition;
+    definition
+        .spec
+        .versions
+        .iter_mut()
+        .filter_map(|version| version.schema.as_mut()?.open_api_v3_schema.as_mut())
+        .for_each(strip);
+    definition
+}

@@ -1,0 +1,321 @@
+//! `XMPPCluster`: a group of XMPP servers that is put under compliance.
+
+use crate::{ByteSize, TimeSpan};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+// KO-1
+/// What is recorded of these servers, where it goes, and what happens to messages that cannot be recorded.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "cartulary.dev",
+    version = "v1alpha1",
+    kind = "XMPPCluster",
+    root = "XmppCluster",
+    plural = "xmppclusters",
+    singular = "xmppcluster",
+    namespaced,
+    status = "XmppClusterStatus",
+    shortname = "xc",
+    category = "cartulary",
+    derive = "PartialEq",
+    doc = "A group of XMPP servers that is put under compliance. Pods belong to it by the label cartulary.dev/cluster with its name.",
+    // Label values have 63 characters at most; names of objects may have 253.
+    validation = Rule::new("size(self.metadata.name) <= 63")
+        .message("the name must have 63 characters at most: it is a label's value on every pod"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].reason"),
+    printcolumn(
+        name = "Covered",
+        type_ = "string",
+        json_path = ".status.covered",
+        description = "Pods whose messages are recorded, of all pods of the cluster"
+    ),
+    printcolumn(
+        name = "Waiting",
+        type_ = "integer",
+        json_path = ".status.waiting",
+        description = "Records that wait on the nodes for their archive"
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct XmppClusterSpec {
+    /// Which XMPP server runs in the pods. Required. `Prosody` is the only one so far.
+    pub server: Server,
+
+    /// Particulars of Prosody.
+    #[serde(default)]
+    pub prosody: Prosody,
+
+    /// Name of the container that runs the XMPP server. Default: the pod's only container; required where pods have several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub container: Option<String>,
+
+    /// What is recorded, where, and what happens to messages that cannot be.
+    #[serde(default)]
+    pub archiving: Archiving,
+
+    /// The journal: records are on its disk before a message is delivered, and stay there until their archive has confirmed them.
+    #[serde(default)]
+    pub journal: Journal,
+
+    /// The link between the XMPP server and our sidecar in the same pod.
+    #[serde(default)]
+    pub link: Link,
+}
+
+/// An XMPP server we know how to record.
+#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Server {
+    /// Prosody.
+    Prosody,
+}
+
+/// Particulars of Prosody.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Prosody {
+    /// Path of Prosody's configuration file in its container. Default `/etc/prosody/prosody.cfg.lua`. It must be absolute, without
+    /// `..`. The file stays as it is: ours includes it. If the container sets PROSODY_CONFIG, that path is used instead.
+    #[serde(default = "default_config_path")]
+    #[schemars(length(min = 2, max = 1024))]
+    #[x_kube(validation = Rule::new("self.startsWith('/') && !self.split('/').exists(part, part == '..')")
+        .message("configPath must be an absolute path without '..'"))]
+    pub config_path: String,
+}
+
+impl Default for Prosody {
+    fn default() -> Self {
+        Self { config_path: default_config_path() }
+    }
+}
+
+// MA-3, MA-6, MA-8
+/// What is recorded and where.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!self.blockIfUnableToRecord || self.inbound || self.outbound")
+    .message("blockIfUnableToRecord has nothing to block while inbound and outbound are both false"))]
+pub struct Archiving {
+    /// Record messages that are delivered to accounts and rooms of this cluster. Default true.
+    #[serde(default = "yes")]
+    pub inbound: bool,
+
+    /// Record messages that are delivered to other servers (`Enable Outbound Message Logging`). Default false: the archive then
+    /// holds only one half of conversations with other servers, which the condition Accepted says. Messages between two accounts of this
+    /// cluster are recorded once, with either option.
+    #[serde(default)]
+    pub outbound: bool,
+
+    /// Refuse messages that cannot be recorded, with an error to the sender, instead of delivering them and telling you. Default false.
+    /// "Recorded" means on the journal's disk: an archive that is away refuses nothing until its queue is full. Pods that are not of
+    /// a StatefulSet have no journal that outlives them: with this option they need `journal.ephemeral: true`.
+    #[serde(default)]
+    pub block_if_unable_to_record: bool,
+
+    /// Name of the ArchiveEndpoint in the same namespace that records go to. Default: the namespace's default ArchiveEndpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub endpoint: Option<String>,
+
+    /// Other ArchiveEndpoints for single pods. Default none; at most 100, one for each pod. Pods that take over for each other should
+    /// have the same.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 100), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["pod"]))]
+    pub node_endpoints: Vec<NodeEndpoint>,
+}
+
+impl Default for Archiving {
+    fn default() -> Self {
+        Self {
+            inbound: true,
+            outbound: false,
+            block_if_unable_to_record: false,
+            endpoint: None,
+            node_endpoints: Vec::new(),
+        }
+    }
+}
+
+/// Where one pod's records go.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeEndpoint {
+    /// Name of the pod, for example `prosody-0`. Required.
+    #[schemars(length(min = 1, max = 253))]
+    pub pod: String,
+
+    /// Name of the ArchiveEndpoint in the same namespace. Required.
+    #[schemars(length(min = 1, max = 253))]
+    pub endpoint: String,
+}
+
+/// The journal.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!self.ephemeral || (!has(self.size) && !has(self.storageClassName))")
+        .message("an ephemeral journal has no claim: remove size and storageClassName, or ephemeral"),
+    validation = Rule::new("self.ephemeral || !has(self.maxBytes) || !isQuantity(self.maxBytes) || (has(self.size) ? !isQuantity(self.size) || quantity(self.maxBytes).compareTo(quantity(self.size)) < 0 : quantity(self.maxBytes).compareTo(quantity('1Gi')) < 0)")
+        .message("maxBytes must be smaller than the claim's size (1Gi where none is given)")
+)]
+pub struct Journal {
+    /// Size of the claim `cartulary-journal-POD` that each pod of a StatefulSet gets, for example `10Gi`. Default 1Gi. Claims that
+    /// exist keep their size. Claims are never deleted for you: they may hold records that no archive has yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<ByteSize>,
+
+    /// Storage class of the claims. Default: the cluster's default class. It should give volumes that honour fsGroup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub storage_class_name: Option<String>,
+
+    /// Keep the journal in a volume that goes with the pod. Default false. What waits there is lost with the pod, so the promise that
+    /// a recorded message reaches its archive is weaker; the status says so. Not together with size or storageClassName.
+    #[serde(default)]
+    pub ephemeral: bool,
+
+    /// How long records stay in the journal after their archive has confirmed them, so that an archive restored from a backup can be
+    /// refilled. Default 1h; `0s` for not at all.
+    #[serde(default = "default_keep_confirmed")]
+    pub keep_confirmed: TimeSpan,
+
+    /// How many bytes the journal may use, for example `800Mi`. Default: four fifths of the claim, half of it where the archive is a
+    /// SQLite file on the same volume; 1Gi for an ephemeral journal. It must be smaller than the claim.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_bytes: Option<ByteSize>,
+}
+
+impl Default for Journal {
+    fn default() -> Self {
+        Self {
+            size: None,
+            storage_class_name: None,
+            ephemeral: false,
+            keep_confirmed: default_keep_confirmed(),
+            max_bytes: None,
+        }
+    }
+}
+
+/// The link between the XMPP server and the sidecar.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Link {
+    /// How long the XMPP server waits for the sidecar's answer about one message before it acts alone: it refuses the message with
+    /// `blockIfUnableToRecord`, and delivers and counts it without. Default 30s; from 1s to 5m.
+    #[serde(default = "default_answer_timeout")]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('5m')")
+        .message("answerTimeout must be between 1s and 5m"))]
+    pub answer_timeout: TimeSpan,
+}
+
+impl Default for Link {
+    fn default() -> Self {
+        Self { answer_timeout: default_answer_timeout() }
+    }
+}
+
+/// What the operator found out about an XMPPCluster.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct XmppClusterStatus {
+    /// Which generation of the declaration this status is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+
+    /// Ready: all that is declared is in force on every pod. Accepted: the declaration makes sense and what it refers to is there.
+    /// Covered: every pod has our sidecar and every host of its servers is recorded. Recording: nothing is lost, rejected or held up.
+    /// ArchiveNotIndependent: the archive shares its fate with the XMPP server.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+
+    /// Pods whose messages are recorded, of all pods of the cluster: `2/3`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub covered: Option<String>,
+
+    /// Records that wait on the nodes for their archive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<i64>,
+
+    /// The configuration that was last made for the sidecars.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub configuration: Option<ConfigurationStatus>,
+
+    /// The cluster's pods, as their sidecars describe themselves.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub nodes: Vec<NodeStatus>,
+
+    /// The claims that hold journals of this cluster, those of pods that are gone included. They are never deleted for you.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub journal_claims: Vec<JournalClaim>,
+}
+
+/// The configuration that was last made for the sidecars.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigurationStatus {
+    /// The Secret that holds it.
+    pub secret: String,
+    /// The generation of the XMPPCluster it was made from.
+    pub generation: i64,
+    /// SHA-256 of its JSON, in hexadecimal digits.
+    pub hash: String,
+}
+
+/// One pod.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// Name of the pod.
+    pub name: String,
+    /// Whether its messages are recorded.
+    pub covered: bool,
+    /// Whether its sidecar runs the newest configuration.
+    pub current: bool,
+    /// Generation of the configuration its sidecar runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<i64>,
+    /// Version of its sidecar.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// The XMPP server in it, with its version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
+    /// Records that wait on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<i64>,
+    /// What is wrong, a sentence each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<String>,
+}
+
+/// A claim that holds a journal.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JournalClaim {
+    /// Name of the claim.
+    pub name: String,
+    /// Whether a pod uses it now. What waits in a claim without a pod reaches no archive until the pod is back.
+    pub in_use: bool,
+}
+
+fn default_config_path() -> String {
+    "/etc/prosody/prosody.cfg.lua".to_owned()
+}
+
+fn default_keep_confirmed() -> TimeSpan {
+    "1h".into()
+}
+
+fn default_answer_timeout() -> TimeSpan {
+    "30s".into()
+}
+
+fn yes() -> bool {
+    true
+}
