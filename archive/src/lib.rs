@@ -1,1 +1,9 @@
-//! placeholder
+//! What happens to a record: [`journal`] keeps it on disk, [`drain`] carries it to an [`endpoint`], [`verify`] and [`search`]
+//! read it back there. [`record`] is what all of them carry.
+
+pub mod drain;
+pub mod endpoint;
+pub mod journal;
+pub mod record;
+pub mod search;
+pub mod verify;
