@@ -5,3 +5,5 @@ pub mod client;
 pub mod postgres;
 pub mod process;
 pub mod prosody;
+pub mod talk;
+pub mod transcript;

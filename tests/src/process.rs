@@ -52,6 +52,12 @@ pub fn cache() -> PathBuf {
     var("CARTULARY_CACHE").unwrap_or_else(|| var("XDG_CACHE_HOME").unwrap_or_else(home).join("cartulary"))
 }
 
+/// A folder for a test, gone with it. Other users may enter: the servers in it do not run as root.
+pub fn folder() -> Result<tempfile::TempDir> {
+    let anybody = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    Ok(tempfile::Builder::new().prefix("cartulary-test-").permissions(anybody).tempdir_in("/tmp")?)
+}
+
 /// A port of 127.0.0.1 nobody listens on. Between this call and its use another may take it; callers that can, try again.
 pub fn free_port() -> Result<u16> {
     Ok(TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0)))?.local_addr()?.port())

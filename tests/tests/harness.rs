@@ -1,33 +1,27 @@
-//! The harness itself.
+//! The harness itself: that clients and servers do what the other suites take for granted, without anything of ours in between.
+
 use anyhow::Result;
-use cartulary_tests::client::Client;
-use cartulary_tests::prosody::{DOMAIN, Extra, PASSWORD, Prosody};
-use cartulary_tests::postgres::Postgres;
+use cartulary_tests::prosody::{DOMAIN, Extra, PASSWORD, Prosody, ROOMS};
+use cartulary_tests::talk::{Talk, talk};
+use std::time::Duration;
 
 #[tokio::test]
-async fn two_clients_talk() -> Result<()> {
-    let dir = tempfile::Builder::new().prefix("cartulary-test-").permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755)).tempdir()?;
-    let t = std::time::Instant::now();
-    let p = Prosody::start(&dir.path().join("xmpp"), &["anna".into(), "ben".into()], Extra::Nothing).await?;
-    eprintln!("prosody {:?}", t.elapsed());
-    let a = Client::connect(p.address(), &format!("anna@{DOMAIN}/desk"), PASSWORD).await?;
-    let b = Client::connect(p.address(), &format!("ben@{DOMAIN}/desk"), PASSWORD).await?;
-    a.available().await?; b.available().await?;
-    a.message(b.bare(), "chat", "m1", "hello & goodbye").await?;
-    eprintln!("{:?}", b.answer_to("m1").await?);
-    a.join("lobby@rooms.example.test", "anna").await?;
-    b.join("lobby@rooms.example.test", "ben").await?;
-    Client::register(p.address(), DOMAIN, "cleo", "x").await?;
-    a.close().await?;
-    eprintln!("talk {:?}", t.elapsed());
-    let mut g = Postgres::start(&dir.path().join("pg")).await?;
-    eprintln!("pg {:?}", t.elapsed());
-    g.sql("postgres", "create table x(a int)").await?;
-    for _ in 0..3 { g.kill()?; g.resume().await?;
-    eprintln!("pg kill/resume {:?}", t.elapsed());
-    }
-    g.back_up("bak").await?;
-    g.restore("bak").await?;
-    eprintln!("pg {:?}", t.elapsed());
+async fn a_bare_server_delivers_everything_that_is_said() -> Result<()> {
+    let dir = cartulary_tests::process::folder()?;
+    let users = ["anna", "ben", "cleo"];
+    let prosody = Prosody::start(&dir.path().join("xmpp"), &["anna".to_owned()], Extra::Nothing).await?;
+    let options = Talk {
+        server: prosody.address(),
+        domain: DOMAIN.to_owned(),
+        rooms: ROOMS.to_owned(),
+        users: users.map(|user| (user.to_owned(), PASSWORD.to_owned())).to_vec(),
+        register: true,
+        messages: 120,
+        pace: Duration::ZERO,
+    };
+    let transcript = talk(&options, |_| ()).await?;
+    assert_eq!(transcript.said.len(), 120);
+    assert_eq!(transcript.delivered().len(), 120);
+    assert!(transcript.refused.is_empty(), "{:?}", transcript.refused);
     Ok(())
 }

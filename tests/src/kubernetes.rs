@@ -1,0 +1,208 @@
+//! A real cluster of its own for one test, with the product installed as a user installs it: the chart, then `kubectl apply`.
+//!
+//! Everything goes through `kubectl` and `helm`, because that is what people use; pods are reached at their addresses, which the
+//! harness routes. Dropping a [`Cluster`] takes it down.
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use std::io::Write;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::process::{repository, run};
+
+/// How long anything in a cluster may take: pulling up a pod after a back-off of the kubelet is the slowest.
+pub const DEADLINE: Duration = Duration::from_secs(240);
+const POLL: Duration = Duration::from_millis(250);
+/// The chart's release and its namespace.
+const RELEASE: &str = "cartulary";
+/// Where the operator runs.
+pub const SYSTEM: &str = "cartulary-system";
+
+/// A full node with the operator installed.
+#[derive(Debug)]
+pub struct Cluster {
+    name: String,
+    kubeconfig: PathBuf,
+    path: String,
+}
+
+impl Cluster {
+    /// Brings up a cluster called `name`, loads the product's image and installs the chart.
+    pub fn with_product(name: &str) -> Result<Self> {
+        let cluster = Self::up(name)?;
+        cluster.load(&product_image()?)?;
+        cluster.helm(&[
+            "install", RELEASE, "charts/cartulary", "--namespace", SYSTEM, "--create-namespace", "--wait",
+            "--set", "image.repository=localhost/cartulary", "--set", "image.tag=dev", "--timeout", "120s",
+        ])?;
+        Ok(cluster)
+    }
+
+    /// Brings up an empty cluster.
+    pub fn up(name: &str) -> Result<Self> {
+        let printed = run(script("up").arg(name))?;
+        let kubeconfig = PathBuf::from(printed.lines().last().context("up printed no kubeconfig")?);
+        let environment = run(script("env").arg(name))?;
+        let tools = environment
+            .lines()
+            .find_map(|line| line.strip_prefix("export PATH=")?.split(':').next())
+            .context("env printed no PATH")?;
+        let path = format!("{tools}:{}", std::env::var("PATH").unwrap_or_default());
+        Ok(Self { name: name.to_owned(), kubeconfig, path })
+    }
+
+    /// Puts an image archive onto the node.
+    pub fn load(&self, archive: &Path) -> Result<()> {
+        run(script("load-image").arg(&self.name).arg(archive)).map(drop)
+    }
+
+    /// Runs `kubectl` and returns what it printed; its error output is in the error.
+    pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+        run(self.tool("kubectl").args(arguments))
+    }
+
+    /// Runs `helm` in the root of the repository.
+    pub fn helm(&self, arguments: &[&str]) -> Result<String> {
+        run(self.tool("helm").args(arguments))
+    }
+
+    /// Applies YAML.
+    pub fn apply(&self, yaml: &str) -> Result<String> {
+        let mut child = self
+            .tool("kubectl")
+            .args(["apply", "-f", "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        child.stdin.take().context("no stdin")?.write_all(yaml.as_bytes())?;
+        let output = child.wait_with_output()?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        ensure!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+        Ok(text)
+    }
+
+    /// An object as the API server has it.
+    pub fn get(&self, namespace: &str, what: &str) -> Result<Value> {
+        Ok(serde_json::from_str(&self.kubectl(&["-n", namespace, "get", what, "-o", "json"])?)?)
+    }
+
+    /// Asks again and again until `ask` finds what it looks for; errors on the way are part of waiting.
+    pub fn eventually<T>(&self, what: &str, mut ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+        let begin = Instant::now();
+        loop {
+            let last = match ask() {
+                Ok(Some(found)) => return Ok(found),
+                Ok(None) => None,
+                Err(error) => Some(error),
+            };
+            if begin.elapsed() > DEADLINE {
+                let pods = self.kubectl(&["get", "pods,xmppclusters,archiveendpoints,events", "-A", "-o", "wide"]);
+                bail!("{what}: not within {DEADLINE:?}; last answer: {last:?}\n{}", pods.unwrap_or_default());
+            }
+            std::thread::sleep(POLL);
+        }
+    }
+
+    /// A condition of an object: status, reason and message.
+    pub fn condition(&self, namespace: &str, object: &str, kind: &str) -> Result<Option<[String; 3]>> {
+        let found = self.get(namespace, object)?;
+        let conditions = found["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        Ok(conditions
+            .iter()
+            .find(|condition| condition["type"] == kind)
+            .map(|c| [text(&c["status"]), text(&c["reason"]), text(&c["message"])]))
+    }
+
+    /// Waits until a condition has this status and reason; returns its message.
+    pub fn wait_condition(&self, namespace: &str, object: &str, kind: &str, status: &str, reason: &str) -> Result<String> {
+        let mut last = None;
+        self.eventually(&format!("{object}: {kind}={status} {reason}"), || {
+            let now = self.condition(namespace, object, kind)?;
+            let found = now.as_ref().filter(|[s, r, _]| s == status && r == reason).map(|[_, _, m]| m.clone());
+            last = now;
+            Ok(found)
+        })
+        .with_context(|| format!("the condition was {last:?}"))
+    }
+
+    /// Where a pod's XMPP clients connect, once the pod is ready.
+    pub fn xmpp(&self, namespace: &str, pod: &str) -> Result<SocketAddr> {
+        let address = self.eventually(&format!("pod {pod} ready"), || {
+            let pod = self.get(namespace, &format!("pod/{pod}"))?;
+            let conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
+            let ready = conditions.iter().any(|c| c["type"] == "Ready" && c["status"] == "True");
+            let going = pod["metadata"].get("deletionTimestamp").is_some();
+            Ok(pod["status"]["podIP"].as_str().filter(|_| ready && !going).map(str::to_owned))
+        })?;
+        Ok(SocketAddr::new(address.parse::<IpAddr>()?, 5222))
+    }
+
+    /// Kills the processes of the node whose program is `program` with SIGKILL; their ids are found in the node's own process table.
+    pub fn kill(&self, program: &str) -> Result<()> {
+        let find = format!(
+            "n=0; for p in /proc/[0-9]*; do case \"$(tr '\\0' ' ' <$p/cmdline 2>/dev/null)\" in \
+             {program}|{program}\\ *|*/{program}|*/{program}\\ *) kill -KILL ${{p#/proc/}} && n=1;; esac; done; [ $n = 1 ]"
+        );
+        run(script("exec").args([self.name.as_str(), "sh", "-c", &find])).map(drop)
+    }
+
+    /// Events of a namespace, one line each.
+    pub fn events(&self, namespace: &str) -> Result<String> {
+        self.kubectl(&[
+            "-n", namespace, "get", "events", "-o",
+            "custom-columns=R:.reason,O:.involvedObject.name,M:.message", "--no-headers",
+        ])
+    }
+
+    /// What the archive of the quickstart holds, through `cartulary search -o json` as an auditor runs it: one JSON object a line.
+    pub fn cartulary(&self, arguments: &[&str]) -> Result<String> {
+        run(Command::new(program("cartulary")?).args(arguments).env("KUBECONFIG", &self.kubeconfig))
+    }
+
+    fn tool(&self, name: &str) -> Command {
+        let mut command = Command::new(name);
+        command.env("PATH", &self.path).env("KUBECONFIG", &self.kubeconfig).current_dir(repository());
+        command
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // A failed test leaves its cluster when asked to, so that somebody can look.
+        if std::env::var_os("KEEP").is_none() {
+            if let Err(error) = run(script("down").arg(&self.name)) {
+                eprintln!("{error:#}");
+            }
+        }
+    }
+}
+
+fn script(name: &str) -> Command {
+    Command::new(repository().join("tests/cluster").join(name))
+}
+
+/// A program of ours, as `cargo build --workspace` left it beside the tests.
+pub fn program(name: &str) -> Result<PathBuf> {
+    let mut here = std::env::current_exe()?;
+    while here.pop() {
+        let candidate = here.join(name);
+        if candidate.is_file() {
+            return Ok(candidate);
+        }
+    }
+    bail!("{name} is not built: run `cargo build --workspace` first (make test does)")
+}
+
+/// The product's image; built by `tests/image`, which does nothing when it is fresh.
+fn product_image() -> Result<PathBuf> {
+    if let Some(image) = std::env::var_os("CARTULARY_IMAGE") {
+        return Ok(image.into());
+    }
+    let printed = run(&mut Command::new(repository().join("tests/image")))?;
+    Ok(PathBuf::from(printed.lines().last().context("tests/image printed no path")?))
+}
