@@ -1,0 +1,72 @@
+-- Puts a message and everything the server knows about it into the fields of an event.
+
+local wire = require "cartulary.wire";
+local recipients = require "cartulary.recipients";
+local jid_bare = require "util.jid".bare;
+local now = require "util.time".now;
+
+local concat, floor = table.concat, math.floor;
+local text, u8 = wire.text, wire.u8;
+
+local event = {};
+
+-- Ingress.
+event.CLIENT, event.REMOTE, event.COMPONENT, event.INTERNAL = 1, 2, 3, 4;
+
+-- What a client's session adds to each of its events changes hardly ever: encoded once.
+local of_session = setmetatable({}, { __mode = "k" });
+
+local function session_fields(session)
+	local known = of_session[session];
+	if known and known.jid == session.full_jid and known.ip == session.ip and known.secure == session.secure then
+		return known.bytes;
+	end
+	local bytes = concat {
+		u8(1, event.CLIENT), text(2, session.host), text(4, session.full_jid),
+		session.id and text(8, session.id) or "",
+		session.ip and text(9, session.ip) or "",
+		u8(10, session.secure and 1 or 0),
+	};
+	of_session[session] = { jid = session.full_jid, ip = session.ip, secure = session.secure, bytes = bytes };
+	return bytes;
+end
+
+local function stream_fields(ingress, host, origin, from)
+	local id = origin and (origin.id or origin.streamid);
+	return concat {
+		u8(1, ingress), text(2, host), text(4, from),
+		id and text(8, id) or "",
+		origin and origin.ip and text(9, origin.ip) or "",
+		u8(10, origin and origin.secure and 1 or 0),
+	};
+end
+
+-- The bare JID a message is for.
+function event.addressee(stanza)
+	return jid_bare(stanza.attr.to or stanza.attr.from);
+end
+
+function event.recipient(tag, r)
+	local parts = { text(1, r.bare), r.occupant and text(2, r.occupant) or "" };
+	for i = 1, #r do parts[i + 2] = text(3, r[i]); end
+	return text(tag, concat(parts));
+end
+
+-- The fields of an event, its target, and for a room its object. `host` took the stanza in.
+-- The stanza is serialised here and nowhere else.
+function event.describe(ingress, host, origin, stanza)
+	local from = stanza.attr.from or host;
+	local target, list, room, room_jid = recipients.of(stanza, jid_bare(from));
+	local parts = {
+		ingress == event.CLIENT and session_fields(origin) or stream_fields(ingress, host, origin, from),
+		text(3, tostring(stanza)),
+		stanza.attr.to and text(5, stanza.attr.to) or "",
+		u8(6, target),
+		wire.time(11, floor(now() * 1e6)),
+		room_jid and text(12, room_jid) or "",
+	};
+	for i = 1, #list do parts[#parts + 1] = event.recipient(7, list[i]); end
+	return concat(parts), target, room;
+end
+
+return event;

@@ -1,0 +1,144 @@
+-- What happens to the copies of a held message while the server handles it: exceptions of the verdict
+-- are applied by look-up, deliveries are noted. Nothing here waits.
+--
+-- Copies pass at three places: message/* (a room's copy for a user, or the message itself), route/remote, and
+-- the outgoing filter of a client's session, which also sees carbons. An exception that cannot be
+-- carried out withholds the copy.
+
+local wire = require "cartulary.wire";
+local scope = require "cartulary.scope";
+local outcome = require "cartulary.outcome";
+local stanzas = require "cartulary.stanzas";
+local notices = require "cartulary.notices";
+local st = require "util.stanza";
+local jid_bare = require "util.jid".bare;
+
+local fanout = {};
+
+-- Messages that were told or answered already and are no event, wherever they pass.
+fanout.settled = setmetatable({}, { __mode = "k" });
+
+local xmlns_carbons, xmlns_forward = "urn:xmpp:carbons:2", "urn:xmpp:forward:0";
+
+-- Whether `stanza` is the held message or a copy of it. A room sends the same object to everybody; private
+-- messages and invitations are clones, which keep the id; a change of subject is made anew. Anything
+-- else that passes meanwhile is a message of its own (a bot in a module, say).
+function fanout.is_copy(held, stanza)
+	if stanza == held.stanza then return true; end
+	if stanza.attr.type == "error" and held.kind ~= "error" then return false; end
+	if stanza.attr.id == held.id then return true; end
+	local subject = held.room and stanza:get_child_text("subject");
+	return subject ~= nil and subject == held.stanza:get_child_text("subject");
+end
+
+-- The exception for a JID: its own, else its bare JID's.
+local function exception_for(held, jid)
+	return held.exceptions[jid] or held.exceptions[jid_bare(jid)];
+end
+
+-- The same for a copy on its way to an account: where single sessions of it have exceptions too, the
+-- decision is left to their filters.
+local function exception_on_the_way(held, jid)
+	local x = exception_for(held, jid);
+	if not x or jid ~= jid_bare(jid) then return x; end
+	local prefix = jid.."/";
+	for name in pairs(held.exceptions) do
+		if name:sub(1, #prefix) == prefix then return nil; end
+	end
+	return x;
+end
+
+local function tell_sender(held, x, jid)
+	if held.kind == "error" then return; end -- RFC 6120, 8.3.1
+	local from = held.room and held.room:get_occupant_jid(jid) or jid;
+	local reply = stanzas.error(from, held.from, held.id, x.error_type, x.condition, x.text);
+	fanout.settled[reply] = true;
+	local session = prosody.full_sessions[held.from];
+	if session then session.send(reply); else prosody.core_route_stanza(prosody.hosts[held.host], reply); end
+end
+
+-- The content of a carbon is replaced inside its wrapping.
+local function replaced(copy, parsed)
+	local carbon = copy:get_child("received", xmlns_carbons) or copy:get_child("sent", xmlns_carbons);
+	local forwarded = carbon and carbon:get_child("forwarded", xmlns_forward);
+	local inner = forwarded and forwarded.tags[1];
+	if not inner then return stanzas.replace(copy, parsed); end
+	for i, child in ipairs(stanzas.replace(inner, parsed).tags) do
+		if not child.attr.xmlns then
+			inner.tags[i].attr.xmlns = inner.attr.xmlns;
+		end
+	end
+	return copy;
+end
+
+-- What is to be sent to `jid` under exception `x`: a stanza, or nil where it is withheld.
+local function under(x, held, jid, stanza)
+	if x.action == wire.DELIVER then return stanza; end
+	if x.action == wire.REPLACE then return replaced(st.clone(stanza), x.parsed); end
+	if x.action == wire.BOUNCE then
+		tell_sender(held, x, jid);
+		outcome.copy(held, outcome.BOUNCED, jid, nil, x.condition);
+	else
+		outcome.copy(held, outcome.WITHHELD, jid);
+	end
+	return nil;
+end
+
+local function safely(where, held, f, a, b, c)
+	local ok, result = pcall(f, held, a, b, c);
+	if ok then return result; end
+	notices.hook_failed(where, result);
+	return nil;
+end
+
+local function decide(held, jid, stanza)
+	local x = exception_on_the_way(held, jid);
+	if not x then return stanza; end
+	return under(x, held, jid, stanza);
+end
+
+-- A copy passes at message/* or route/remote. Returns what the event returns: true where it is withheld.
+function fanout.pass(held, handlers, name, event)
+	if not held.exceptions then return handlers(name, event); end
+	local jid = event.stanza.attr.to or jid_bare(held.from);
+	local stanza = safely("fan-out", held, decide, jid, event.stanza);
+	if not stanza then return true; end
+	if stanza == event.stanza then return handlers(name, event); end
+	local changed = {};
+	for key, value in pairs(event) do changed[key] = value; end
+	changed.stanza = stanza;
+	return handlers(name, changed);
+end
+
+local function to_session(held, stanza, session)
+	local jid, reason = session.full_jid, nil;
+	local first = stanza.tags[1];
+	if first and first.attr.xmlns == xmlns_carbons then reason = "carbon"; end
+	if held.exceptions then
+		local x = exception_for(held, jid);
+		if x then
+			stanza = under(x, held, jid, stanza);
+			if not stanza then return nil; end
+			if x.action == wire.REPLACE then reason = "replaced by an exception"; end
+		end
+	end
+	outcome.copy(held, outcome.HANDED, jid, session.resource, reason);
+	return stanza;
+end
+
+-- Filter "stanzas/out" of clients' sessions, after those that may drop the stanza and before stream
+-- management (-999), which keeps what was sent.
+fanout.FILTER_PRIORITY = -998;
+function fanout.filter(stanza, session)
+	local held = scope.current();
+	if not held or stanza.name ~= "message" or not session.full_jid then return stanza; end
+	if not held.exceptions and not held.deliveries then return stanza; end
+	if fanout.settled[stanza] then return stanza; end
+	if stanza.attr.type == "error" and held.kind ~= "error" then
+		safely("outcome", held, outcome.error, stanza);
+		return stanza;
+	end
+	return safely("session filter", held, to_session, stanza, session);
+end
+
+return fanout;

@@ -1,0 +1,94 @@
+-- Arms one host: puts the gate into its events, and tells what happens to its sessions and rooms.
+-- Loaded on every host by mod_cartulary. `armed` names what was hooked, for hello; it is set last.
+
+local link = require "cartulary.link";
+local gate = require "cartulary.gate";
+local notices = require "cartulary.notices";
+
+local hosts = prosody.hosts;
+local host = module.host;
+local users = module:get_host_type() == "local";
+local component_module = module:get_option_string("component_module");
+
+local hooks = {};
+
+local function wrap(event, handler)
+	module:wrap_event(event, handler);
+	hooks[#hooks + 1] = event;
+end
+
+-- Notices may be lost with an error, messages may not.
+local function watch(event, handler, priority)
+	module:hook(event, function (data)
+		local ok, problem = pcall(handler, data);
+		if not ok then notices.hook_failed(event, problem); end
+	end, priority);
+	hooks[#hooks + 1] = event;
+end
+
+local arrive = (component_module == "component" and gate.to_component or gate.to_host)(host);
+for _, kind in ipairs { "bare", "full", "host" } do
+	if users then wrap("pre-message/"..kind, gate.from_client); end
+	wrap("message/"..kind, arrive);
+end
+wrap("route/remote", gate.to_remote(host));
+
+if users then
+	wrap("message/offline/handle", gate.to_offline(host));
+
+	-- Only here the mechanism is known; kept with the session for its notices.
+	watch("authentication-success", function (event)
+		local handler = event.session.sasl_handler;
+		event.session.cartulary_mechanism = handler and handler.selected;
+	end);
+	watch("authentication-failure", function (event)
+		local session, handler = event.session, event.session.sasl_handler;
+		local name = session.username or handler and handler.username;
+		notices.tell("login-failed", {
+			jid = name and name.."@"..host or host, address = session.ip, session = session.id or session.sid,
+			mechanism = handler and handler.selected,
+			reason = event.condition and event.condition..(event.text and ": "..event.text or ""),
+		});
+	end);
+	watch("resource-bind", function (event)
+		notices.tell("session-up", notices.session(event.session));
+	end);
+	watch("resource-unbind", function (event)
+		local details = notices.session(event.session);
+		details.reason = event.error and tostring(event.error) or nil;
+		notices.tell("session-down", details);
+	end);
+elseif component_module == "muc" then
+	local function occupant(name, event, nick, reason)
+		notices.tell(name, { room = event.room.jid, occupant = nick, jid = event.occupant.bare_jid, reason = reason });
+	end
+	module:hook("muc-broadcast-message", gate.broadcast(host), 1000);
+	hooks[#hooks + 1] = "muc-broadcast-message";
+	watch("muc-room-created", function (event) notices.tell("room-created", { room = event.room.jid }); end);
+	watch("muc-room-destroyed", function (event)
+		notices.tell("room-destroyed", { room = event.room.jid, reason = event.reason });
+	end);
+	watch("muc-occupant-joined", function (event) occupant("occupant-joined", event, event.nick); end);
+	watch("muc-occupant-left", function (event)
+		-- The room tells a change of nick only as leaving; the presence that asked for it says more.
+		local presence = event.stanza;
+		local nick = presence and presence.attr.type ~= "unavailable" and presence.attr.to;
+		local changes = nick and nick ~= event.nick;
+		occupant("occupant-left", event, event.nick, changes and "nick changed" or nil);
+		if changes then occupant("occupant-joined", event, nick, "nick changed"); end
+	end, 1000); -- before an empty room is destroyed
+end
+
+-- mod_cartulary reads it.
+armed = hooks; -- luacheck: ignore 111
+
+function module.load()
+	if module.reloading then link.announce(); end
+end
+
+function module.unload()
+	if module.reloading then return; end
+	module:log("error", "Recording was switched off on this host by unloading mod_cartulary_host");
+	armed = nil; -- luacheck: ignore 111
+	if hosts[host] then link.announce(); end
+end
