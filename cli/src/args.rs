@@ -1,0 +1,176 @@
+//! The command line's grammar. What help says is said here and nowhere else.
+
+use crate::{output::Format, time};
+use clap::{Parser, Subcommand};
+use jiff::Timestamp;
+use std::path::PathBuf;
+
+/// Compliance records of XMPP servers on Kubernetes: look after them, find what was said, prove that it is unchanged.
+#[derive(Parser)]
+#[command(name = "cartulary", version, subcommand_required = true, arg_required_else_help = true)]
+#[command(after_help = "Exit codes: 0 all is well, 1 something wrong was found, 2 asked wrongly or could not look.")]
+pub struct Args {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Show what is recorded where, node by node, and what is wrong
+    Status(StatusArgs),
+    /// Find recorded messages; the newest comes last
+    Search(SearchArgs),
+    /// Check that the archive holds what was written, unchanged and without holes
+    Verify(VerifyArgs),
+    /// Make or update the tables of a PostgreSQL archive, and the rights of its two roles
+    Migrate(MigrateArgs),
+    /// List or retry records that an archive refused
+    DeadLetters(DeadLettersArgs),
+}
+
+/// Which Kubernetes cluster, with which rights.
+#[derive(clap::Args, Clone, Debug)]
+pub struct KubeArgs {
+    /// Namespace; the kubeconfig's current one by default
+    #[arg(short, long, value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
+    /// Context of the kubeconfig; the current one by default
+    #[arg(long, value_name = "CONTEXT")]
+    pub context: Option<String>,
+}
+
+/// Which archive.
+#[derive(clap::Args, Clone, Debug)]
+pub struct SourceArgs {
+    /// An archive itself: postgres://reader@host/database?sslmode=verify-full, or sqlite:FILE. The password comes from PGPASSWORD,
+    /// --password-file or a prompt, never from here
+    #[arg(long, value_name = "URL", conflicts_with_all = ["cluster", "namespace", "context"])]
+    pub archive: Option<String>,
+    /// The archive of this XMPPCluster; may be left out when the namespace has only one
+    #[arg(long, value_name = "NAME")]
+    pub cluster: Option<String>,
+    #[command(flatten)]
+    pub kube: KubeArgs,
+    #[command(flatten)]
+    pub password: PasswordArgs,
+}
+
+/// Where a database password comes from.
+#[derive(clap::Args, Clone, Debug)]
+pub struct PasswordArgs {
+    /// File that holds the database password (a line end after it does not count)
+    #[arg(long, value_name = "FILE")]
+    pub password_file: Option<PathBuf>,
+}
+
+/// `status`.
+#[derive(clap::Args)]
+pub struct StatusArgs {
+    /// Only this XMPPCluster
+    #[arg(value_name = "CLUSTER")]
+    pub cluster: Option<String>,
+    /// All namespaces
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
+    pub all_namespaces: bool,
+    #[command(flatten)]
+    pub kube: KubeArgs,
+    /// Form of the answer
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    pub output: Format,
+}
+
+/// `search`.
+#[derive(clap::Args)]
+pub struct SearchArgs {
+    #[command(flatten)]
+    pub source: SourceArgs,
+    #[command(flatten)]
+    pub terms: SearchTerms,
+    /// Form of the answer; json is one object on a line for each message
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    pub output: Format,
+}
+
+/// What is looked for: every term given must hold.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub struct SearchTerms {
+    /// Said by or to this person (bare JID)
+    #[arg(long, value_name = "JID")]
+    pub person: Option<String>,
+    /// Only the conversation of --person with this one
+    #[arg(long, value_name = "JID", requires = "person")]
+    pub with: Option<String>,
+    /// Said in this room
+    #[arg(long, value_name = "JID")]
+    pub room: Option<String>,
+    /// Not before: 2026-03-01T09:30:00Z, 2026-03-01, or an age such as 30m, 2h, 7d
+    #[arg(long, value_name = "TIME", value_parser = time::parse, allow_hyphen_values = true)]
+    pub since: Option<Timestamp>,
+    /// Before
+    #[arg(long, value_name = "TIME", value_parser = time::parse, allow_hyphen_values = true)]
+    pub until: Option<Timestamp>,
+    /// Body or subject contains this text (large and small letters alike)
+    #[arg(long, value_name = "TEXT")]
+    pub text: Option<String>,
+    /// Stop after this many messages
+    #[arg(long, value_name = "N")]
+    pub limit: Option<u64>,
+}
+
+/// `verify`.
+#[derive(clap::Args)]
+pub struct VerifyArgs {
+    #[command(flatten)]
+    pub source: SourceArgs,
+    /// Form of the answer
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    pub output: Format,
+}
+
+/// `migrate`.
+#[derive(clap::Args)]
+pub struct MigrateArgs {
+    /// The database as its owner: postgres://owner@host/database?sslmode=verify-full
+    #[arg(long, value_name = "URL")]
+    pub archive: String,
+    /// Role the sidecars write as; it must exist
+    #[arg(long, value_name = "ROLE")]
+    pub writer: String,
+    /// Role that searches and verifies; it must exist
+    #[arg(long, value_name = "ROLE")]
+    pub reader: Option<String>,
+    #[command(flatten)]
+    pub password: PasswordArgs,
+}
+
+/// `dead-letters`.
+#[derive(clap::Args)]
+pub struct DeadLettersArgs {
+    /// What to do with them.
+    #[command(subcommand)]
+    pub action: DeadLettersAction,
+}
+
+/// What to do with dead letters.
+#[derive(Subcommand)]
+pub enum DeadLettersAction {
+    /// Show them: when, why, how large; never their text
+    List(DeadLettersTarget),
+    /// Offer them to their archive again
+    Retry(DeadLettersTarget),
+}
+
+/// Whose dead letters.
+#[derive(clap::Args)]
+pub struct DeadLettersTarget {
+    /// Only this XMPPCluster
+    #[arg(long, value_name = "NAME")]
+    pub cluster: Option<String>,
+    #[command(flatten)]
+    pub kube: KubeArgs,
+    /// Form of the answer
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    pub output: Format,
+}

@@ -1,0 +1,323 @@
+//! `cartulary status`: what is recorded where, node by node, and what is wrong.
+//!
+//! Conditions come from the XMPPClusters as the operator last wrote them; everything about a node comes from its sidecar this very
+//! moment. Whatever cannot be read is shown as such: a silent node is never counted as a good one.
+
+use crate::Found;
+use crate::args::StatusArgs;
+use crate::kubernetes::Kubernetes;
+use crate::output::{self, Format};
+use crate::{source, time};
+use cartulary_compliance::names::{condition, reason};
+use cartulary_compliance::status::SidecarStatus;
+use futures::StreamExt;
+use kube::ResourceExt;
+use kube::api::DynamicObject;
+use serde::{Deserialize, Serialize};
+use std::io::Write;
+
+/// One XMPPCluster.
+#[derive(Serialize, Debug)]
+#[serde(rename_all = "camelCase")]
+struct ClusterReport {
+    namespace: String,
+    name: String,
+    conditions: Vec<Condition>,
+    /// `metadata.generation`: what is declared.
+    generation: Option<i64>,
+    pods: Vec<PodReport>,
+    /// Journal claims whose pod is gone: they may hold records that no archive has.
+    retained_claims: Vec<String>,
+    /// Records that wait, over all nodes that answered.
+    waiting: u64,
+    /// Whether every node answered, so that `waiting` is the whole truth.
+    complete: bool,
+}
+
+/// One pod under compliance.
+#[derive(Serialize, Debug)]
+#[serde(rename_all = "camelCase")]
+struct PodReport {
+    name: String,
+    phase: String,
+    /// Why the sidecar's status is not here.
+    problem: Option<String>,
+    status: Option<SidecarStatus>,
+}
+
+/// A condition, as the Kubernetes API has it.
+#[derive(Serialize, Deserialize, Debug, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct Condition {
+    #[serde(rename = "type")]
+    kind: String,
+    status: String,
+    reason: String,
+    message: String,
+    observed_generation: Option<i64>,
+}
+
+/// Runs the command.
+pub async fn run(args: StatusArgs) -> anyhow::Result<Found> {
+    let kubernetes = Kubernetes::connect(&args.kube).await?;
+    let clusters = match &args.cluster {
+        Some(name) => vec![kubernetes.cluster(Some(name)).await?],
+        None => kubernetes.list("XMPPCluster", args.all_namespaces).await?,
+    };
+    let mut reports = Vec::new();
+    for cluster in &clusters {
+        reports.push(report(&kubernetes, cluster).await?);
+    }
+    let mut out = output::stdout();
+    match args.output {
+        Format::Json => output::json_line(&mut out, &reports)?,
+        Format::Text if reports.is_empty() => {
+            writeln!(out, "There is no XMPPCluster in {}.", place(&args, &kubernetes))?;
+        }
+        Format::Text => {
+            for (index, report) in reports.iter().enumerate() {
+                if index > 0 {
+                    writeln!(out)?;
+                }
+                show(&mut out, report)?;
+            }
+        }
+    }
+    out.flush()?;
+    Ok(if reports.iter().all(ClusterReport::is_fine) { Found::Fine } else { Found::Wrong })
+}
+
+fn place(args: &StatusArgs, kubernetes: &Kubernetes) -> String {
+    if args.all_namespaces { "any namespace".into() } else { format!("namespace '{}'", kubernetes.namespace) }
+}
+
+async fn report(kubernetes: &Kubernetes, cluster: &DynamicObject) -> anyhow::Result<ClusterReport> {
+    let name = cluster.name_any();
+    let namespace = cluster.namespace().unwrap_or_else(|| kubernetes.namespace.clone());
+    let pods = kubernetes.pods(&namespace, &name).await?;
+    let reports: Vec<PodReport> = futures::stream::iter(&pods)
+        .map(|pod| async {
+            let phase = pod.status.as_ref().and_then(|status| status.phase.clone()).unwrap_or_default();
+            let (status, problem) = match kubernetes.sidecar_status(pod).await {
+                Ok(status) => (Some(status), None),
+                Err(error) => (None, Some(format!("{error:#}"))),
+            };
+            PodReport { name: pod.name_any(), phase, problem, status }
+        })
+        .buffered(16)
+        .collect()
+        .await;
+    let endpoints = reports.iter().filter_map(|pod| pod.status.as_ref()).flat_map(|s| s.endpoints.values());
+    Ok(ClusterReport {
+        conditions: conditions_of(cluster),
+        generation: cluster.metadata.generation,
+        retained_claims: source::retained(cluster).collect(),
+        waiting: endpoints.map(|endpoint| endpoint.waiting).sum(),
+        complete: reports.iter().all(|pod| pod.status.is_some()),
+        namespace,
+        name,
+        pods: reports,
+    })
+}
+
+fn conditions_of(cluster: &DynamicObject) -> Vec<Condition> {
+    let conditions = cluster.data.pointer("/status/conditions").cloned().unwrap_or_default();
+    serde_json::from_value(conditions).unwrap_or_default()
+}
+
+impl ClusterReport {
+    fn is_fine(&self) -> bool {
+        self.conditions.iter().any(|c| c.kind == condition::READY && c.status == "True" && !self.is_old(c))
+            && !self.pods.is_empty()
+            && self.pods.iter().all(PodReport::is_fine)
+    }
+
+    fn is_old(&self, condition: &Condition) -> bool {
+        condition.observed_generation < self.generation
+    }
+}
+
+impl PodReport {
+    fn is_fine(&self) -> bool {
+        self.status.as_ref().is_some_and(|status| {
+            status.ready
+                && status.config.problem.is_none()
+                && status.journal.problem.is_none()
+                && status.endpoints.values().all(|e| e.state == reason::CONNECTED && e.dead_letters == 0)
+        })
+    }
+}
+
+fn show(out: &mut impl Write, report: &ClusterReport) -> anyhow::Result<()> {
+    let verdict = if report.is_fine() { "all is well" } else { "needs attention" };
+    writeln!(out, "XMPPCluster {}/{}: {verdict}", report.namespace, report.name)?;
+    let rows: Vec<Vec<String>> = report
+        .conditions
+        .iter()
+        .map(|c| {
+            let old = if report.is_old(c) { " (of an older declaration)" } else { "" };
+            vec![c.kind.clone(), c.status.clone(), format!("{}{old}", c.reason), output::printable(&c.message)]
+        })
+        .collect();
+    output::table(out, "  ", &rows)?;
+    if rows.is_empty() {
+        writeln!(out, "  no conditions yet: does the operator run?")?;
+    }
+    if report.pods.is_empty() {
+        writeln!(
+            out,
+            "  no pods: give the server's pod template the label {}={}",
+            cartulary_compliance::names::label::CLUSTER,
+            report.name
+        )?;
+    }
+    for pod in &report.pods {
+        show_pod(out, pod)?;
+    }
+    for claim in &report.retained_claims {
+        writeln!(
+            out,
+            "  journal claim {claim}: its pod is gone; what waited there reaches the archive when the pod is back"
+        )?;
+    }
+    let lower = if report.complete { "" } else { "at least " };
+    writeln!(out, "  waiting for the archive: {lower}{} records", report.waiting)?;
+    Ok(())
+}
+
+fn show_pod(out: &mut impl Write, pod: &PodReport) -> anyhow::Result<()> {
+    let Some(status) = &pod.status else {
+        let problem = pod.problem.as_deref().unwrap_or("nothing is known of it");
+        writeln!(out, "  pod {} ({}): {}", pod.name, pod.phase, output::printable(problem))?;
+        return Ok(());
+    };
+    let ready = if status.ready { "ready" } else { "NOT READY" };
+    writeln!(
+        out,
+        "  pod {}: {ready}, configuration generation {}, sidecar {}",
+        pod.name, status.config.generation, status.version
+    )?;
+    if let Some(problem) = &status.config.problem {
+        writeln!(out, "    configuration: the newest was not taken: {}", output::printable(problem))?;
+    }
+    let link = &status.link;
+    if link.connected {
+        let covered = link.hosts.iter().filter(|host| host.problem.is_none()).count();
+        writeln!(
+            out,
+            "    server: {}, plugin {}, {covered} of {} hosts covered, {} sessions",
+            output::printable(&link.server),
+            output::printable(&link.plugin_version),
+            link.hosts.len(),
+            link.sessions
+        )?;
+    } else {
+        writeln!(out, "    server: its plugin is not connected")?;
+    }
+    for host in link.hosts.iter() {
+        if let Some(problem) = &host.problem {
+            writeln!(out, "      {} is not covered: {}", host.name, output::printable(problem))?;
+        }
+    }
+    for (name, endpoint) in &status.endpoints {
+        let oldest = endpoint
+            .oldest_waiting_micros
+            .map(|micros| format!(" (oldest since {})", time::age_of_micros(micros)))
+            .unwrap_or_default();
+        writeln!(
+            out,
+            "    endpoint {name}: {}, {} waiting{oldest}, {} archived since start, {} dead letters",
+            endpoint.state, endpoint.waiting, endpoint.archived, endpoint.dead_letters
+        )?;
+        if endpoint.state != reason::CONNECTED && !endpoint.message.is_empty() {
+            writeln!(out, "      {}", output::printable(&endpoint.message))?;
+        }
+    }
+    let counts = &status.counts;
+    writeln!(
+        out,
+        "    since start: {} events, {} recorded, {} refused, {} delivered unrecorded",
+        counts.events, counts.accepted, counts.refused, counts.delivered_unrecorded
+    )?;
+    if let Some(problem) = &status.journal.problem {
+        writeln!(out, "    journal: {}", output::printable(problem))?;
+    }
+    if status.journal.quarantined > 0 {
+        writeln!(out, "    journal: {} records were unreadable and set aside", status.journal.quarantined)?;
+    }
+    for note in &status.notes {
+        writeln!(out, "    note: {}", output::printable(note))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cartulary_compliance::status::EndpointStatus;
+
+    fn healthy() -> ClusterReport {
+        let endpoint = EndpointStatus { state: reason::CONNECTED.into(), ..Default::default() };
+        let status = SidecarStatus {
+            ready: true,
+            endpoints: [("embedded".to_owned(), endpoint)].into(),
+            ..Default::default()
+        };
+        ClusterReport {
+            namespace: "chat".into(),
+            name: "chat".into(),
+            conditions: vec![Condition {
+                kind: condition::READY.into(),
+                status: "True".into(),
+                reason: reason::OK.into(),
+                observed_generation: Some(2),
+                ..Default::default()
+            }],
+            generation: Some(2),
+            pods: vec![PodReport {
+                name: "prosody-0".into(),
+                phase: "Running".into(),
+                problem: None,
+                status: Some(status),
+            }],
+            retained_claims: Vec::new(),
+            waiting: 0,
+            complete: true,
+        }
+    }
+
+    #[test]
+    fn a_node_that_does_not_answer_is_never_counted_as_good() {
+        assert!(healthy().is_fine());
+        let mut report = healthy();
+        report.pods[0].status = None;
+        report.complete = false;
+        assert!(!report.is_fine());
+        let mut out = Vec::new();
+        show(&mut out, &report).expect("memory");
+        let text = String::from_utf8(out).expect("text");
+        assert!(text.contains("needs attention") && text.contains("at least 0 records"), "{text}");
+    }
+
+    #[test]
+    fn a_condition_of_an_older_declaration_proves_nothing() {
+        let mut report = healthy();
+        report.generation = Some(3);
+        assert!(!report.is_fine());
+    }
+
+    #[test]
+    fn no_pods_dead_letters_and_lost_endpoints_need_attention() {
+        let mut report = healthy();
+        report.pods.clear();
+        assert!(!report.is_fine());
+        let spoilers: [fn(&mut EndpointStatus); 2] =
+            [|e| e.dead_letters = 1, |e| e.state = reason::UNREACHABLE.into()];
+        for spoil in spoilers {
+            let mut report = healthy();
+            let status = report.pods[0].status.as_mut().expect("a status");
+            spoil(status.endpoints.get_mut("embedded").expect("an endpoint"));
+            assert!(!report.is_fine());
+        }
+    }
+}
