@@ -36,6 +36,9 @@ pub async fn run(args: SearchArgs) -> anyhow::Result<Found> {
             pods = Some(found);
         }
     }
+    if sources.is_empty() {
+        bail!("nothing could be searched: {}", output::printable(&unread.join("; ")));
+    }
     let mut merged = Merged::new(sources);
     let count = print(&mut merged, &args).await?;
     unread.extend(merged.failed.iter().map(|(name, error)| format!("{name}: {error:#}")));
