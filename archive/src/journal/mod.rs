@@ -4,9 +4,362 @@
 //! nothing unsynced; the order of a stream is the order of appending; a cursor never passes what was not confirmed. The
 //! journal does not connect to anything: [`crate::drain`] does.
 
+mod dead;
+mod disk;
+mod format;
 mod options;
+mod reader;
+mod recover;
+mod state;
+#[cfg(test)]
+mod tests;
+mod writer;
 
+pub use dead::{DeadLetter, DeadLetterEntry};
 pub use options::{
     AppendError, Appended, Clock, JournalError, JournalOptions, Limits, MissingRange, Position, Recovery,
     RewindReport, system_clock,
 };
+pub use reader::Stored;
+
+use crate::record::{Body, Draft, Gap, GapReason, StreamEnd};
+use cartulary_compliance::status::JournalStatus;
+use disk::{Disk, RealDisk};
+use state::Shared;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use tokio::sync::{mpsc, oneshot};
+use uuid::Uuid;
+use writer::{Answer, Request, Writer};
+
+/// Requests that wait for the writer. Whoever finds it full waits, which holds the stanza and so its sender.
+const WAITING_REQUESTS: usize = 16_384;
+/// Bytes of payloads in one sync, so that one batch does not need boundless memory.
+const BATCH_BYTES: usize = 32 << 20;
+
+/// An open journal. Cheap to clone; one thread writes for all clones.
+#[derive(Clone)]
+pub struct Journal {
+    shared: Arc<Shared>,
+    commands: mpsc::Sender<Command>,
+    thread: Arc<Mutex<Option<JoinHandle<()>>>>,
+}
+
+enum Command {
+    Append(Request, oneshot::Sender<Answer>),
+    Close(oneshot::Sender<Result<(), AppendError>>),
+}
+
+/// What an endpoint's queue holds.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct QueueStatus {
+    /// Records that wait.
+    pub waiting: u64,
+    /// Their bytes.
+    pub waiting_bytes: u64,
+    /// When the oldest of them was recorded, nanoseconds since the epoch.
+    pub oldest_waiting_nanos: Option<i64>,
+    /// Records confirmed since the process started.
+    pub archived: u64,
+    /// Records kept aside.
+    pub dead_letters: u64,
+    /// The last confirmed record.
+    pub confirmed: Option<StreamEnd>,
+}
+
+impl Journal {
+    /// Opens the journal in `options.dir`, making it if there is none, and puts in order what a crash left.
+    ///
+    /// A full disk does not keep it from opening: appends are then refused until there is room.
+    pub fn open(options: JournalOptions, clock: Clock) -> Result<(Self, Recovery), JournalError> {
+        let disk = RealDisk::open(&options.dir).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => JournalError::InUse(options.dir.display().to_string()),
+            _ => JournalError::Io { doing: "open its folder", error },
+        })?;
+        let (shared, writer, recovery) = open_on(Arc::new(disk), options, clock)?;
+        let (commands, queue) = mpsc::channel(WAITING_REQUESTS);
+        let thread = std::thread::Builder::new()
+            .name("journal".to_owned())
+            .spawn(move || write_all(writer, queue))
+            .map_err(|error| JournalError::Io { doing: "start its thread", error })?;
+        Ok((Self { shared, commands, thread: Arc::new(Mutex::new(Some(thread))) }, recovery))
+    }
+
+    /// The journal's id.
+    #[must_use]
+    pub fn id(&self) -> Uuid {
+        self.shared.journal
+    }
+
+    /// The incarnation that writes now.
+    #[must_use]
+    pub fn incarnation(&self) -> Uuid {
+        self.shared.incarnation
+    }
+
+    /// Records `drafts` for `endpoint`, in this order. Answered when all of them are synced, or none is promised.
+    pub async fn append(&self, endpoint: &str, drafts: Vec<Draft>) -> Result<Vec<Appended>, AppendError> {
+        let (answer, answered) = oneshot::channel();
+        let request = Request { endpoint: endpoint.to_owned(), drafts };
+        self.commands.send(Command::Append(request, answer)).await.map_err(|_| AppendError::Closed)?;
+        answered.await.unwrap_or(Err(AppendError::Closed))
+    }
+
+    /// Changes the limits; they hold from the next append on (MA-11).
+    pub fn set_limits(&self, limits: Limits) {
+        self.shared.state().limits = limits;
+        self.shared.reap(false);
+    }
+
+    /// Removes confirmed segments whose time is over. Called at every confirmation; a quiet endpoint's owner calls it now
+    /// and then.
+    pub fn reap(&self) {
+        self.shared.reap(false);
+    }
+
+    /// A reader of what waits for `endpoint`, from its cursor on.
+    #[must_use]
+    pub fn reader(&self, endpoint: &str) -> JournalReader {
+        let next = self.shared.state().endpoints.get(endpoint).map(|queue| queue.cursor.position);
+        JournalReader {
+            journal: self.clone(),
+            endpoint: endpoint.to_owned(),
+            next: next.unwrap_or_default(),
+            changed: self.shared.changed.subscribe(),
+        }
+    }
+
+    /// `endpoint` has taken everything up to and including `record`. Durable when it returns; a record at or before the
+    /// cursor changes nothing.
+    pub async fn confirm(&self, endpoint: &str, record: &Stored) -> Result<(), JournalError> {
+        let (endpoint, cursor) = (endpoint.to_owned(), record.cursor());
+        self.blocking(move |shared| shared.confirm(&endpoint, cursor)).await
+    }
+
+    /// The archive holds nothing of `endpoint` after `archived`: what is kept and follows it waits again. Readers made
+    /// before do not see it.
+    pub async fn rewind(
+        &self,
+        endpoint: &str,
+        archived: Option<(Uuid, u64)>,
+    ) -> Result<RewindReport, JournalError> {
+        let endpoint = endpoint.to_owned();
+        self.blocking(move |shared| shared.rewind(&endpoint, archived)).await
+    }
+
+    /// Keeps a record aside that `endpoint` refused alone, and says in its stream that it is missing.
+    pub async fn dead_letter(
+        &self,
+        endpoint: &str,
+        record: &Stored,
+        reason: &str,
+    ) -> Result<(), DeadLetterError> {
+        let header = &record.record.header;
+        let gap = Gap {
+            first: Some(header.sequence),
+            count: 1,
+            reason: GapReason::Rejected,
+            incarnation: Some(header.stream.incarnation),
+        };
+        // A gap record that is refused in its turn must not breed others.
+        let is_gap = matches!(header.content, crate::record::Content::Body(Body::Gap(_)));
+        let (name, record, reason) = (endpoint.to_owned(), record.record.clone(), reason.to_owned());
+        self.blocking(move |shared| shared.bury(&name, &record, &reason)).await?;
+        if !is_gap {
+            self.append(endpoint, vec![Draft { body: Body::Gap(gap), payloads: Vec::new() }]).await?;
+        }
+        Ok(())
+    }
+
+    /// The dead letters of `endpoint`, oldest record first.
+    pub async fn dead_letters(&self, endpoint: &str) -> Result<Vec<DeadLetterEntry>, JournalError> {
+        let endpoint = endpoint.to_owned();
+        self.blocking(move |shared| {
+            let mut entries = Vec::new();
+            for name in shared.dead_names(&endpoint)? {
+                entries.extend(shared.dead_letter(&name)?.as_ref().map(DeadLetterEntry::from));
+            }
+            Ok(entries)
+        })
+        .await
+    }
+
+    /// The dead letters of `endpoint` with the names under which [`Self::raise`] knows them.
+    pub(crate) async fn dead_names(&self, endpoint: &str) -> Result<Vec<String>, JournalError> {
+        let endpoint = endpoint.to_owned();
+        self.blocking(move |shared| shared.dead_names(&endpoint)).await
+    }
+
+    pub(crate) async fn dead(&self, name: &str) -> Result<Option<DeadLetter>, JournalError> {
+        let name = name.to_owned();
+        self.blocking(move |shared| shared.dead_letter(&name)).await
+    }
+
+    pub(crate) async fn raise(&self, endpoint: &str, name: &str) -> Result<(), JournalError> {
+        let (endpoint, name) = (endpoint.to_owned(), name.to_owned());
+        self.blocking(move |shared| shared.raise(&endpoint, &name)).await
+    }
+
+    /// The journal's state.
+    #[must_use]
+    pub fn status(&self) -> JournalStatus {
+        let state = self.shared.state();
+        JournalStatus {
+            id: self.shared.journal.to_string(),
+            bytes: state.bytes(),
+            problem: state.problem.clone(),
+            quarantined: state.quarantined,
+        }
+    }
+
+    /// The state of one endpoint's queue.
+    #[must_use]
+    pub fn queue(&self, endpoint: &str) -> QueueStatus {
+        let state = self.shared.state();
+        state.endpoints.get(endpoint).map_or_else(QueueStatus::default, |queue| QueueStatus {
+            waiting: queue.waiting.len() as u64,
+            waiting_bytes: queue.waiting_bytes,
+            oldest_waiting_nanos: queue.waiting.front().map(|entry| entry.recorded_at),
+            archived: queue.archived,
+            dead_letters: queue.dead_letters,
+            confirmed: queue.cursor.last,
+        })
+    }
+
+    /// Endpoints of which there is a queue or a cursor.
+    #[must_use]
+    pub fn endpoints(&self) -> Vec<String> {
+        self.shared.state().endpoints.keys().cloned().collect()
+    }
+
+    /// Ends every stream, syncs, and refuses appends from here on. What waits stays for the next start; readers see it still.
+    pub async fn close(self) -> Result<(), AppendError> {
+        let (answer, answered) = oneshot::channel();
+        self.commands.send(Command::Close(answer)).await.map_err(|_| AppendError::Closed)?;
+        let result = answered.await.unwrap_or(Err(AppendError::Closed));
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            let _ = tokio::task::spawn_blocking(|| thread.join()).await;
+        }
+        result
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Shared) -> Result<T, JournalError> + Send + 'static,
+    ) -> Result<T, JournalError> {
+        let shared = Arc::clone(&self.shared);
+        tokio::task::spawn_blocking(move || work(&shared)).await.unwrap_or(Err(JournalError::Closed))
+    }
+}
+
+/// Why a record could not be kept aside.
+#[derive(Debug, thiserror::Error)]
+pub enum DeadLetterError {
+    /// It could not be stored.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The gap record could not be appended.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+}
+
+/// Reads what waits for one endpoint, in order.
+pub struct JournalReader {
+    journal: Journal,
+    endpoint: String,
+    next: Position,
+    changed: tokio::sync::watch::Receiver<u64>,
+}
+
+impl JournalReader {
+    /// The next records: at most `records`, and at most `bytes` of them unless the first alone is larger. Empty when nothing
+    /// waits. Damaged records are passed over; a gap record in their stream tells of them.
+    pub async fn try_next(&mut self, records: usize, bytes: u64) -> Result<Vec<Stored>, JournalError> {
+        let (endpoint, from) = (self.endpoint.clone(), self.next);
+        let batch =
+            self.journal.blocking(move |shared| shared.read(&endpoint, from, records, bytes)).await?;
+        for gap in batch.gaps {
+            let draft = Draft { body: Body::Gap(gap), payloads: Vec::new() };
+            if let Err(error) = self.journal.append(&self.endpoint, vec![draft]).await {
+                let error = io::Error::other(error.to_string());
+                return Err(JournalError::Io { doing: "say that a record is damaged", error });
+            }
+        }
+        self.next = batch.next;
+        Ok(batch.records)
+    }
+
+    /// As [`Self::try_next`], but waits until there is something. Cancelling it loses nothing.
+    pub async fn next(&mut self, records: usize, bytes: u64) -> Result<Vec<Stored>, JournalError> {
+        loop {
+            self.changed.mark_unchanged();
+            let before = self.next;
+            let batch = self.try_next(records, bytes).await?;
+            if !batch.is_empty() {
+                return Ok(batch);
+            }
+            if self.next == before {
+                self.changed.changed().await.map_err(|_| JournalError::Closed)?;
+            }
+        }
+    }
+}
+
+/// Opens a journal on any disk, without its thread.
+fn open_on(
+    disk: Arc<dyn Disk>,
+    options: JournalOptions,
+    clock: Clock,
+) -> Result<(Arc<Shared>, Writer, Recovery), JournalError> {
+    let found = recover::recover(&*disk, options.limits.clone())?;
+    let journal = found.journal.unwrap_or_else(Uuid::now_v7);
+    let incarnation = Uuid::now_v7();
+    let shared = Arc::new(Shared::new(disk, clock, options, journal, incarnation, found.state));
+    let mut writer = Writer::new(
+        Arc::clone(&shared),
+        found.ends,
+        found.gaps,
+        found.previous,
+        found.highest,
+        found.voids,
+    );
+    writer.start();
+    Ok((shared, writer, found.report))
+}
+
+/// The writer's thread: everything that arrived while the last sync ran shares the next.
+fn write_all(mut writer: Writer, mut queue: mpsc::Receiver<Command>) {
+    while let Some(first) = queue.blocking_recv() {
+        let (mut requests, mut answers, mut bytes) = (Vec::new(), Vec::new(), 0);
+        let mut closing = None;
+        let mut next = Some(first);
+        while let Some(command) = next {
+            match command {
+                Command::Append(request, answer) => {
+                    bytes += size(&request);
+                    requests.push(request);
+                    answers.push(answer);
+                }
+                Command::Close(answer) => {
+                    closing = Some(answer);
+                    break;
+                }
+            }
+            next = if bytes < BATCH_BYTES { queue.try_recv().ok() } else { None };
+        }
+        for (answer, result) in answers.into_iter().zip(writer.commit(requests)) {
+            // Whoever does not wait any more has taken it as refused.
+            let _ = answer.send(result);
+        }
+        if let Some(answer) = closing {
+            let _ = answer.send(writer.close());
+            return;
+        }
+    }
+}
+
+fn size(request: &Request) -> usize {
+    request.drafts.iter().flat_map(|draft| &draft.payloads).map(|(_, bytes)| bytes.len()).sum()
+}

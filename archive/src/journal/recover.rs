@@ -1,0 +1,433 @@
+//! Opening a journal: what a former process left is read, put in order, and what is damaged is put aside, never in the way.
+
+use super::disk::{self, Disk};
+use super::format::{RECORDS_AT, Scan, SegmentHeader, SegmentStart, Stretch};
+use super::state::{
+    Cursor, Entry, State, escape, segment_name, segment_number, unescape,
+};
+use super::{JournalError, Limits, Position, Recovery};
+use crate::record::{Body, Content, Gap, GapReason, Header, StreamEnd, hash};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use uuid::Uuid;
+
+/// What a writer begins with.
+pub struct Recovered {
+    /// The journal's id, if there is a segment that says it.
+    pub journal: Option<Uuid>,
+    pub state: State,
+    /// The last record of each endpoint's last stream.
+    pub ends: BTreeMap<String, StreamEnd>,
+    /// Losses to be written into the endpoints' next streams.
+    pub gaps: Vec<(String, Gap)>,
+    /// The last segment and its valid bytes.
+    pub previous: (u64, u64),
+    /// The highest number a file bears.
+    pub highest: u64,
+    /// Bytes after the valid end could not be cut off, or void segments were found.
+    pub voids: bool,
+    pub report: Recovery,
+}
+
+/// A stretch of a segment that is no record.
+struct Damage {
+    start: Position,
+    /// The record whose payloads are damaged, if its header is whole.
+    known: Option<Box<Header>>,
+}
+
+/// What is known of one stream after its endpoint's cursor.
+struct Seen {
+    /// First sequence not seen yet.
+    next: u64,
+    /// End of the last record seen.
+    position: Position,
+    /// Its close record was seen.
+    closed: bool,
+}
+
+/// Sequences of a stream that are not there.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Lost {
+    endpoint: String,
+    incarnation: Uuid,
+    first: u64,
+    last: u64,
+}
+
+/// Everything the segments say together.
+#[derive(Default)]
+struct Reading {
+    streams: BTreeMap<(String, Uuid), Seen>,
+    /// The last record of each endpoint.
+    ends: BTreeMap<String, StreamEnd>,
+    lost: Vec<Lost>,
+    /// Between which positions numbered records are missing.
+    holes: Vec<(Position, Position)>,
+    /// Losses that gap records name already.
+    declared: Vec<Lost>,
+    damage: Vec<Damage>,
+    /// The incarnation that wrote a segment; each begins one of its own.
+    written_by: BTreeMap<u64, Uuid>,
+}
+
+/// Reads everything in the folder.
+pub fn recover(disk: &dyn Disk, limits: Limits) -> Result<Recovered, JournalError> {
+    let io = |doing| move |error| JournalError::Io { doing, error };
+    let names = disk.list().map_err(io("list its folder"))?;
+    let mut report = Recovery::default();
+    let mut state = State {
+        segments: BTreeMap::new(),
+        endpoints: BTreeMap::new(),
+        limits,
+        problem: None,
+        quarantined: names.iter().filter(|name| name.starts_with("quarantine-")).count() as u64,
+        closed: false,
+    };
+    load_endpoints(disk, &names, &mut state, &mut report).map_err(io("read its cursors"))?;
+    let numbers: BTreeSet<u64> = names.iter().filter_map(|name| segment_number(name)).collect();
+    let valid = valid_segments(disk, &numbers)?;
+
+    let mut reading = Reading::default();
+    let mut voids = valid.voids;
+    let mut previous = (0, 0);
+    for (number, limit, header) in &valid.segments {
+        let is_last = valid.segments.last().is_some_and(|last| last.0 == *number);
+        let end =
+            read_segment(disk, *number, *limit, is_last, &mut reading, &mut state, &mut report, &mut voids)?;
+        let segment = state.segments.entry(*number).or_default();
+        segment.len = end;
+        segment.sealed = true;
+        segment.voids = header.is_some_and(|header| valid.voiding.contains(&header.number));
+        previous = (*number, end);
+    }
+    // An endpoint whose newest records are confirmed and gone is known from its cursor.
+    for (endpoint, endpoint_state) in &state.endpoints {
+        let cursor = endpoint_state.cursor;
+        let newer = reading.streams.keys().any(|(name, _)| name == endpoint);
+        if let Some(last) = cursor.last.filter(|_| !newer) {
+            reading.ends.insert(endpoint.clone(), last);
+        }
+    }
+    let gaps = losses(&reading, &state);
+    for (endpoint, gap) in &gaps {
+        report.lost += gap.count;
+        report.notes.push(format!(
+            "{} record(s) of endpoint {endpoint} are damaged and lost; a gap record says so in its stream",
+            gap.count
+        ));
+    }
+    report.waiting = state.endpoints.values().map(|endpoint| endpoint.waiting.len() as u64).sum();
+    report.endpoints = state.endpoints.keys().cloned().collect();
+    Ok(Recovered {
+        journal: valid.segments.iter().rev().find_map(|(_, _, header)| Some(header.as_ref()?.journal)),
+        state,
+        ends: reading.ends,
+        gaps,
+        previous,
+        highest: numbers.last().copied().unwrap_or(0),
+        voids,
+        report,
+    })
+}
+
+fn load_endpoints(
+    disk: &dyn Disk,
+    names: &[String],
+    state: &mut State,
+    report: &mut Recovery,
+) -> io::Result<()> {
+    for name in names {
+        if name.ends_with(".new") {
+            // A replacement that was not finished.
+            let _ = disk.remove(name);
+        } else if let Some(endpoint) = name.strip_prefix("cursor-").and_then(unescape) {
+            let file = disk.open(name)?;
+            let bytes = disk::read(&*file, 0, 1024)?;
+            let endpoint_state = state.endpoints.entry(endpoint.clone()).or_default();
+            match Cursor::decode(&bytes) {
+                Some(cursor) => endpoint_state.cursor = cursor,
+                None => report.notes.push(format!(
+                    "the cursor of endpoint {endpoint} is damaged: everything kept is written to its archive again"
+                )),
+            }
+        } else if let Some(rest) = name.strip_prefix("dead-")
+            && let Some(endpoint) = rest.rsplit_once('_').and_then(|(endpoint, _)| unescape(endpoint))
+        {
+            state.endpoints.entry(endpoint).or_default().dead_letters += 1;
+        }
+    }
+    Ok(())
+}
+
+struct Valid {
+    /// Number, valid bytes as the next segment says, and header where readable; ascending.
+    segments: Vec<(u64, Option<u64>, Option<SegmentHeader>)>,
+    /// Numbers of segments whose headers void something that was found.
+    voiding: BTreeSet<u64>,
+    /// Void segments were found.
+    voids: bool,
+}
+
+/// Follows the headers from the last segment down; what they leave out is void and removed.
+fn valid_segments(disk: &dyn Disk, numbers: &BTreeSet<u64>) -> Result<Valid, JournalError> {
+    let io = |error| JournalError::Io { doing: "read a segment", error };
+    let mut valid = Valid { segments: Vec::new(), voiding: BTreeSet::new(), voids: false };
+    let mut limit = None;
+    let mut below = u64::MAX;
+    let mut removed = false;
+    let mut voided_by = None;
+    for number in numbers.iter().rev().copied() {
+        let name = segment_name(number);
+        if number > below {
+            valid.voids = true;
+            valid.voiding.extend(voided_by);
+            removed |= disk.remove(&name).is_ok();
+            continue;
+        }
+        let file = disk.open(&name).map_err(io)?;
+        let start = disk::read(&*file, 0, RECORDS_AT).map_err(io)?;
+        let size = file.size().map_err(io)?;
+        let limit_here = if number == below { limit } else { None };
+        let header = match SegmentHeader::decode(&start) {
+            SegmentStart::Newer(found) => return Err(JournalError::Format { segment: number, found }),
+            SegmentStart::Header(header) => Some(header),
+            // Never finished, so nothing in it was ever promised.
+            SegmentStart::Unreadable if size <= RECORDS_AT && limit_here.is_none() => {
+                removed |= disk.remove(&name).is_ok();
+                continue;
+            }
+            SegmentStart::Unreadable => None,
+        };
+        if limit_here.is_some_and(|limit| size > limit) {
+            valid.voiding.extend(voided_by);
+        }
+        valid.segments.push((number, limit_here, header));
+        match header {
+            Some(header) => {
+                (below, limit, voided_by) = (header.previous, Some(header.previous_len), Some(header.number));
+            }
+            None => (below, limit, voided_by) = (number - 1, None, None),
+        }
+    }
+    if removed {
+        disk.sync_dir().map_err(io)?;
+    }
+    valid.segments.reverse();
+    Ok(valid)
+}
+
+/// Reads one segment; returns its valid length.
+#[allow(clippy::too_many_arguments)]
+fn read_segment(
+    disk: &dyn Disk,
+    number: u64,
+    limit: Option<u64>,
+    is_last: bool,
+    reading: &mut Reading,
+    state: &mut State,
+    report: &mut Recovery,
+    voids: &mut bool,
+) -> Result<u64, JournalError> {
+    let io = |error| JournalError::Io { doing: "read a segment", error };
+    let file = disk.open(&segment_name(number)).map_err(io)?;
+    let size = file.size().map_err(io)?;
+    let bytes = disk::read(&*file, 0, limit.unwrap_or(u64::MAX)).map_err(io)?;
+    let mut end = bytes.len() as u64;
+    for (offset, len, stretch) in Scan::new(&bytes, RECORDS_AT as usize) {
+        let start = Position { segment: number, offset: offset as u64 };
+        let known = match stretch {
+            Stretch::Record(record) => {
+                take_record(start, len, &record.header, hash(&record.header_bytes), reading, state);
+                report.records += 1;
+                continue;
+            }
+            Stretch::DamagedPayload(header) => Some(header),
+            Stretch::Damage => None,
+        };
+        // Damage at the very end of the last segment is an unfinished write: nobody was told that it is there.
+        let torn = known.is_none() && is_last && limit.is_none() && offset + len == bytes.len();
+        let damaged = &bytes[offset..offset + len];
+        let is_new = put_aside(disk, start, damaged);
+        if torn {
+            end = start.offset;
+            report.torn_bytes += len as u64;
+            report.notes.push(format!("an unfinished write of {len} bytes was cut off"));
+        } else {
+            if is_new {
+                state.quarantined += 1;
+                report.quarantined += 1;
+                report.notes.push(format!(
+                    "{len} damaged bytes in segment {number} at {offset} were put aside (a failing disk, or a write that a crash cut in the middle)"
+                ));
+            }
+            reading.damage.push(Damage { start, known });
+        }
+    }
+    if let Some(limit) = limit.filter(|limit| *limit > end) {
+        report.notes.push(format!("segment {number} has lost its last {} bytes", limit - end));
+        reading.damage.push(Damage { start: Position { segment: number, offset: end }, known: None });
+    }
+    // Cut, then make sure of everything that is taken for granted from here on.
+    if size > end && file.set_len(end).is_err() {
+        *voids = true;
+    }
+    if file.sync().is_err() {
+        *voids = true;
+    }
+    Ok(end.max(RECORDS_AT))
+}
+
+/// Copies damaged bytes to a file of their own. Returns whether they were not there yet.
+pub fn put_aside(disk: &dyn Disk, start: Position, bytes: &[u8]) -> bool {
+    if bytes.iter().all(|byte| *byte == 0) {
+        return true;
+    }
+    let sum = crc32c::crc32c(bytes);
+    let name = format!("quarantine-{}-{}-{sum:08x}", start.segment, start.offset);
+    if disk.open(&name).is_ok() {
+        return false;
+    }
+    // Best effort: a full disk must not keep the journal from opening.
+    let _ = disk::replace(disk, &name, bytes);
+    true
+}
+
+fn take_record(
+    start: Position,
+    len: usize,
+    header: &Header,
+    hash: crate::record::Hash,
+    reading: &mut Reading,
+    state: &mut State,
+) {
+    let endpoint = header.stream.endpoint.clone();
+    let entry = Entry {
+        segment: start.segment,
+        offset: start.offset,
+        len: u32::try_from(len).unwrap_or(u32::MAX),
+        recorded_at: header.recorded_at_nanos,
+        incarnation: header.stream.incarnation,
+        sequence: header.sequence,
+    };
+    let segment = state.segments.entry(start.segment).or_default();
+    segment.last.insert(endpoint.clone(), entry.end().offset);
+    if let Content::Body(Body::Gap(gap)) = &header.content
+        && let Some(first) = gap.first
+    {
+        let incarnation = gap.incarnation.unwrap_or(entry.incarnation);
+        let last = first.saturating_add(gap.count.saturating_sub(1));
+        reading.declared.push(Lost { endpoint: endpoint.clone(), incarnation, first, last });
+    }
+    reading.written_by.insert(start.segment, entry.incarnation);
+    let end = StreamEnd { incarnation: entry.incarnation, sequence: header.sequence, hash };
+    reading.ends.insert(endpoint.clone(), end);
+    let endpoint_state = state.endpoints.entry(endpoint.clone()).or_default();
+    let cursor = endpoint_state.cursor;
+    if entry.end() <= cursor.position {
+        return;
+    }
+    endpoint_state.push(entry);
+    // What comes next in a stream of which nothing was seen after the cursor.
+    let unseen = |incarnation| match cursor.last {
+        Some(last) if last.incarnation == incarnation => last.sequence + 1,
+        _ => 0,
+    };
+    if let Content::Open(open) = &header.content
+        && let Some(end) = open.predecessor
+    {
+        let seen = reading.streams.get(&(endpoint.clone(), end.incarnation));
+        let first = seen.map_or_else(|| unseen(end.incarnation), |seen| seen.next);
+        if first <= end.sequence {
+            let (endpoint, incarnation) = (endpoint.clone(), end.incarnation);
+            reading.lost.push(Lost { endpoint, incarnation, first, last: end.sequence });
+        }
+    }
+    let begun = reading.written_by.iter().find(|(_, by)| **by == entry.incarnation);
+    let begun = Position { segment: begun.map_or(0, |(segment, _)| *segment), offset: 0 };
+    let seen = reading.streams.entry((endpoint.clone(), entry.incarnation)).or_insert(Seen {
+        next: unseen(entry.incarnation),
+        position: begun.max(cursor.position),
+        closed: false,
+    });
+    if header.sequence > seen.next {
+        reading.holes.push((seen.position, start));
+        let (first, last) = (seen.next, header.sequence - 1);
+        reading.lost.push(Lost { endpoint, incarnation: entry.incarnation, first, last });
+    }
+    *seen = Seen {
+        next: header.sequence + 1,
+        position: entry.end(),
+        closed: matches!(header.content, Content::Close),
+    };
+}
+
+/// What damage has cost and no gap record names yet.
+fn losses(reading: &Reading, state: &State) -> Vec<(String, Gap)> {
+    let mut lost = reading.lost.clone();
+    for damage in &reading.damage {
+        match &damage.known {
+            Some(header) => {
+                let cursor = state.endpoints.get(&header.stream.endpoint).map(|state| state.cursor.position);
+                if cursor.is_none_or(|cursor| cursor <= damage.start) {
+                    lost.push(Lost {
+                        endpoint: header.stream.endpoint.clone(),
+                        incarnation: header.stream.incarnation,
+                        first: header.sequence,
+                        last: header.sequence,
+                    });
+                }
+            }
+            None if reading.holes.iter().any(|(from, to)| *from <= damage.start && damage.start < *to) => {}
+            None => lost.extend(possibly_lost(reading, state, damage.start)),
+        }
+    }
+    lost.sort();
+    lost.dedup();
+    let declared = |lost: &Lost| {
+        reading.declared.iter().any(|declared| {
+            (&declared.endpoint, declared.incarnation) == (&lost.endpoint, lost.incarnation)
+                && declared.first <= lost.first
+                && lost.last <= declared.last
+        })
+    };
+    lost.retain(|lost| !declared(lost));
+    lost.into_iter()
+        .map(|lost| {
+            let gap = Gap {
+                first: Some(lost.first),
+                count: lost.last - lost.first + 1,
+                reason: GapReason::Quarantined,
+                incarnation: Some(lost.incarnation),
+            };
+            (lost.endpoint, gap)
+        })
+        .collect()
+}
+
+/// Nothing that follows says what the damaged bytes were: they may have been the next record of any stream that was running.
+fn possibly_lost(reading: &Reading, state: &State, at: Position) -> Vec<Lost> {
+    let Some(incarnation) = reading.written_by.range(..=at.segment).next_back().map(|(_, by)| *by) else {
+        return Vec::new();
+    };
+    let mut lost = Vec::new();
+    for (endpoint, endpoint_state) in &state.endpoints {
+        if reading.ends.get(endpoint).is_none_or(|end| end.incarnation != incarnation) {
+            continue;
+        }
+        let next = match (reading.streams.get(&(endpoint.clone(), incarnation)), endpoint_state.cursor.last) {
+            (Some(seen), _) if !seen.closed && seen.position <= at => seen.next,
+            (None, Some(last)) if last.incarnation == incarnation && endpoint_state.cursor.position <= at => {
+                last.sequence + 1
+            }
+            _ => continue,
+        };
+        lost.push(Lost { endpoint: endpoint.clone(), incarnation, first: next, last: next });
+    }
+    lost
+}
+
+/// The prefix of an endpoint's dead letters' file names.
+pub fn dead_prefix(endpoint: &str) -> String {
+    format!("dead-{}_", escape(endpoint))
+}

@@ -1,0 +1,317 @@
+//! What writer, readers and drains share: which segments there are, what waits, how far each endpoint has confirmed.
+
+use super::disk::{self, Disk};
+use super::{Clock, JournalError, JournalOptions, Limits, Position};
+use crate::record::{Hash, StreamEnd};
+use cartulary_compliance::config::QueueLimit;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::watch;
+use uuid::Uuid;
+
+/// Shared by every part of one open journal.
+pub struct Shared {
+    pub disk: Arc<dyn Disk>,
+    pub clock: Clock,
+    pub options: JournalOptions,
+    pub journal: Uuid,
+    pub incarnation: Uuid,
+    /// Changes whenever a reader may find more.
+    pub changed: watch::Sender<u64>,
+    state: Mutex<State>,
+    /// Held while cursor files are written, so that an older one never replaces a newer one.
+    cursors: Mutex<()>,
+}
+
+/// The state behind the lock.
+pub struct State {
+    pub segments: BTreeMap<u64, Segment>,
+    pub endpoints: BTreeMap<String, EndpointState>,
+    pub limits: Limits,
+    pub problem: Option<String>,
+    pub quarantined: u64,
+    pub closed: bool,
+}
+
+/// One segment file.
+#[derive(Default)]
+pub struct Segment {
+    /// Valid, synced bytes.
+    pub len: u64,
+    /// Nothing more is written to it.
+    pub sealed: bool,
+    /// End of each endpoint's last record in it.
+    pub last: BTreeMap<String, u64>,
+    /// When everything in it was first seen confirmed.
+    pub confirmed_at: Option<i64>,
+    /// Its header voids something that may still be on disk: it may not go before what stands before it.
+    pub voids: bool,
+}
+
+/// One endpoint's queue.
+#[derive(Default)]
+pub struct EndpointState {
+    /// How far its archive has confirmed, as the cursor file says.
+    pub cursor: Cursor,
+    /// Synced records after the cursor, in order.
+    pub waiting: VecDeque<Entry>,
+    /// Bytes of their frames.
+    pub waiting_bytes: u64,
+    /// Records confirmed since the process started.
+    pub archived: u64,
+    /// Records kept aside.
+    pub dead_letters: u64,
+}
+
+/// How far an endpoint has confirmed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Cursor {
+    /// End of the last confirmed record.
+    pub position: Position,
+    /// That record; `None` before the first.
+    pub last: Option<StreamEnd>,
+}
+
+/// Where a waiting record is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    pub segment: u64,
+    pub offset: u64,
+    pub len: u32,
+    pub recorded_at: i64,
+    pub incarnation: Uuid,
+    pub sequence: u64,
+}
+
+impl Entry {
+    pub fn start(&self) -> Position {
+        Position { segment: self.segment, offset: self.offset }
+    }
+
+    pub fn end(&self) -> Position {
+        Position { segment: self.segment, offset: self.offset + u64::from(self.len) }
+    }
+}
+
+impl EndpointState {
+    pub fn push(&mut self, entry: Entry) {
+        self.waiting_bytes += u64::from(entry.len);
+        self.waiting.push_back(entry);
+    }
+
+    /// Whether `records` of `bytes` more fit.
+    pub fn fits(&self, limit: QueueLimit, records: u64, bytes: u64) -> bool {
+        self.waiting.len() as u64 + records <= limit.max_records && self.waiting_bytes + bytes <= limit.max_bytes
+    }
+
+    fn confirm(&mut self, cursor: Cursor) {
+        while let Some(entry) = self.waiting.pop_front_if(|entry| entry.end() <= cursor.position) {
+            self.waiting_bytes -= u64::from(entry.len);
+            self.archived += 1;
+        }
+        self.cursor = cursor;
+    }
+}
+
+impl Shared {
+    pub fn new(
+        disk: Arc<dyn Disk>,
+        clock: Clock,
+        options: JournalOptions,
+        journal: Uuid,
+        incarnation: Uuid,
+        state: State,
+    ) -> Self {
+        Self {
+            disk,
+            clock,
+            options,
+            journal,
+            incarnation,
+            changed: watch::Sender::new(0),
+            state: Mutex::new(state),
+            cursors: Mutex::new(()),
+        }
+    }
+
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        // A panic elsewhere leaves counts behind at worst; what is on disk decides.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn wake(&self) {
+        self.changed.send_modify(|version| *version += 1);
+    }
+
+    pub fn now(&self) -> i64 {
+        (self.clock)()
+    }
+
+    /// Moves an endpoint's cursor forward, durably. An older position than the cursor's changes nothing.
+    pub fn confirm(&self, endpoint: &str, cursor: Cursor) -> Result<(), JournalError> {
+        let _writing = self.cursors.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.state().endpoints.get(endpoint).map(|state| state.cursor.position);
+        if known.is_some_and(|known| cursor.position <= known) {
+            return Ok(());
+        }
+        self.store_cursor(endpoint, cursor)?;
+        self.state().endpoints.entry(endpoint.to_owned()).or_default().confirm(cursor);
+        self.reap(false);
+        Ok(())
+    }
+
+    /// Moves an endpoint's cursor back, durably; `entries` then wait again, before what waits already.
+    pub fn move_back(&self, endpoint: &str, cursor: Cursor, entries: Vec<Entry>) -> Result<(), JournalError> {
+        let _writing = self.cursors.lock().unwrap_or_else(PoisonError::into_inner);
+        self.store_cursor(endpoint, cursor)?;
+        let mut state = self.state();
+        let state = state.endpoints.entry(endpoint.to_owned()).or_default();
+        state.cursor = cursor;
+        let first = state.waiting.front().map(Entry::start);
+        for entry in entries.into_iter().rev().filter(|entry| first.is_none_or(|first| entry.start() < first)) {
+            state.waiting_bytes += u64::from(entry.len);
+            state.waiting.push_front(entry);
+        }
+        Ok(())
+    }
+
+    fn store_cursor(&self, endpoint: &str, cursor: Cursor) -> Result<(), JournalError> {
+        disk::replace(&*self.disk, &cursor_name(endpoint), &cursor.encode())
+            .map_err(|error| JournalError::Io { doing: "store a cursor", error })
+    }
+
+    /// Removes segments that every endpoint has confirmed: those kept long enough, or, with `hard`, the oldest at once.
+    pub fn reap(&self, hard: bool) {
+        let now = self.now();
+        let mut removed = false;
+        let mut state = self.state();
+        let keep = i64::try_from(state.limits.keep_confirmed.as_nanos()).unwrap_or(i64::MAX);
+        let State { segments, endpoints, .. } = &mut *state;
+        let mut oldest = true;
+        segments.retain(|number, segment| {
+            let is_oldest = std::mem::replace(&mut oldest, false);
+            let confirmed = segment.last.iter().all(|(endpoint, end)| {
+                let end = Position { segment: *number, offset: *end };
+                endpoints.get(endpoint).is_some_and(|state| state.cursor.position >= end)
+            });
+            if !confirmed {
+                segment.confirmed_at = None;
+                return true;
+            }
+            let since = *segment.confirmed_at.get_or_insert(now);
+            let due = hard || now.saturating_sub(since) >= keep;
+            if !segment.sealed || !due || (segment.voids && !is_oldest) {
+                return true;
+            }
+            // What a voiding segment hides must be gone for good before it goes itself.
+            if segment.voids && self.disk.sync_dir().is_err() {
+                return true;
+            }
+            // What cannot be removed now is found again at the next start.
+            removed |= self.disk.remove(&segment_name(*number)).is_ok();
+            oldest = is_oldest;
+            false
+        });
+        drop(state);
+        if removed {
+            // Only tidiness: a name that comes back after a crash is before every cursor.
+            let _ = self.disk.sync_dir();
+        }
+    }
+}
+
+impl State {
+    pub fn bytes(&self) -> u64 {
+        self.segments.values().map(|segment| segment.len).sum()
+    }
+
+    pub fn queue_limit(&self, endpoint: &str) -> QueueLimit {
+        self.limits.queues.get(endpoint).copied().unwrap_or_default()
+    }
+}
+
+const CURSOR_MAGIC: &[u8; 4] = b"CTJC";
+
+impl Cursor {
+    fn encode(&self) -> Vec<u8> {
+        let mut out = CURSOR_MAGIC.to_vec();
+        out.extend_from_slice(&self.position.segment.to_be_bytes());
+        out.extend_from_slice(&self.position.offset.to_be_bytes());
+        if let Some(last) = &self.last {
+            out.extend_from_slice(last.incarnation.as_bytes());
+            out.extend_from_slice(&last.sequence.to_be_bytes());
+            out.extend_from_slice(&last.hash);
+        }
+        out.extend_from_slice(&crc32c::crc32c(&out).to_be_bytes());
+        out
+    }
+
+    /// `None` if the bytes are damaged: then everything kept is written again, which an archive recognises.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let (body, sum) = bytes.split_last_chunk::<4>()?;
+        let rest = body.strip_prefix(CURSOR_MAGIC)?;
+        if crc32c::crc32c(body).to_be_bytes() != *sum {
+            return None;
+        }
+        let (segment, rest) = rest.split_first_chunk()?;
+        let (offset, rest) = rest.split_first_chunk()?;
+        let position =
+            Position { segment: u64::from_be_bytes(*segment), offset: u64::from_be_bytes(*offset) };
+        if rest.is_empty() {
+            return Some(Self { position, last: None });
+        }
+        let (incarnation, rest) = rest.split_first_chunk()?;
+        let (sequence, rest) = rest.split_first_chunk()?;
+        let hash: Hash = rest.try_into().ok()?;
+        let last = StreamEnd {
+            incarnation: Uuid::from_bytes(*incarnation),
+            sequence: u64::from_be_bytes(*sequence),
+            hash,
+        };
+        Some(Self { position, last: Some(last) })
+    }
+}
+
+/// A segment's file name.
+pub fn segment_name(number: u64) -> String {
+    format!("{number:020}.segment")
+}
+
+/// The number of a segment with this file name.
+pub fn segment_number(name: &str) -> Option<u64> {
+    name.strip_suffix(".segment")?.parse().ok()
+}
+
+/// The file name of an endpoint's cursor.
+pub fn cursor_name(endpoint: &str) -> String {
+    format!("cursor-{}", escape(endpoint))
+}
+
+/// An endpoint's name as part of a file name. Kubernetes names stay as they are.
+pub fn escape(endpoint: &str) -> String {
+    let mut out = String::new();
+    for byte in endpoint.bytes() {
+        match byte {
+            b'a'..=b'z' | b'0'..=b'9' | b'-' => out.push(char::from(byte)),
+            _ => out.push_str(&format!("%{byte:02x}")),
+        }
+    }
+    out
+}
+
+/// The endpoint's name that [`escape`] wrote.
+pub fn unescape(text: &str) -> Option<String> {
+    let mut out = Vec::new();
+    let mut rest = text.as_bytes();
+    while let Some((byte, tail)) = rest.split_first() {
+        rest = tail;
+        if *byte != b'%' {
+            out.push(*byte);
+            continue;
+        }
+        let (code, tail) = rest.split_first_chunk::<2>()?;
+        out.push(hex::decode(code).ok()?.first().copied()?);
+        rest = tail;
+    }
+    String::from_utf8(out).ok()
+}
