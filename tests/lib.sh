@@ -7,7 +7,7 @@ ROOT=$(cd "$HERE/../.." && pwd)
 export CARTULARY_CACHE=$CACHE
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$CACHE/target}
 PROGRAMS=$CARGO_TARGET_DIR/debug
-cd "$ROOT"
+cd "$ROOT" || exit
 
 # phase TEXT: a line that says what comes now and how long it has been.
 phase() { say "[$(elapsed $SECONDS)] $*"; }
@@ -50,4 +50,5 @@ product_image() {
 }
 
 # One file for each work tree, so that two clones on one cache do not swap images.
+# shellcheck disable=SC2034  # used by those who source this
 IMAGE=$CACHE/image/$(echo "$ROOT" | sha256sum | cut -c1-12)/cartulary.tar
