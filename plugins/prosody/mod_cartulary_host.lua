@@ -5,7 +5,6 @@ local link = require "cartulary.link";
 local gate = require "cartulary.gate";
 local notices = require "cartulary.notices";
 
-local hosts = prosody.hosts;
 local host = module.host;
 local users = module:get_host_type() == "local";
 local component_module = module:get_option_string("component_module");
@@ -54,6 +53,7 @@ if users then
 		notices.tell("session-up", notices.session(event.session));
 	end);
 	watch("resource-unbind", function (event)
+		gate.session_ended(event.session);
 		local details = notices.session(event.session);
 		details.reason = event.error and tostring(event.error) or nil;
 		notices.tell("session-down", details);
@@ -86,9 +86,14 @@ function module.load()
 	if module.reloading then link.announce(); end
 end
 
+local leaving = false; -- whether the whole host is being deactivated, which mod_cartulary tells
+module:hook_global("host-deactivating", function (event)
+	leaving = leaving or event.host == host;
+end);
+
 function module.unload()
-	if module.reloading then return; end
+	if module.reloading or leaving then return; end
 	module:log("error", "Recording was switched off on this host by unloading mod_cartulary_host");
 	armed = nil; -- luacheck: ignore 111
-	if hosts[host] then link.announce(); end
+	link.announce();
 end

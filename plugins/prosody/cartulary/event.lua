@@ -41,22 +41,18 @@ local function stream_fields(ingress, host, origin, from)
 	};
 end
 
--- The bare JID a message is for.
-function event.addressee(stanza)
-	return jid_bare(stanza.attr.to or stanza.attr.from);
-end
-
 function event.recipient(tag, r)
 	local parts = { text(1, r.bare), r.occupant and text(2, r.occupant) or "" };
 	for i = 1, #r do parts[i + 2] = text(3, r[i]); end
 	return text(tag, concat(parts));
 end
 
--- The fields of an event, its target, and for a room its object. `host` took the stanza in.
+-- The fields of an event, its target, for a room its object, and the bare JID it is for. `host` took the stanza in.
 -- The stanza is serialised here and nowhere else.
 function event.describe(ingress, host, origin, stanza)
 	local from = stanza.attr.from or host;
-	local target, list, room, room_jid = recipients.of(stanza, jid_bare(from));
+	local own = origin and origin.username and origin.username.."@"..origin.host or jid_bare(from);
+	local target, list, room, bare, room_jid = recipients.of(stanza, own);
 	local parts = {
 		ingress == event.CLIENT and session_fields(origin) or stream_fields(ingress, host, origin, from),
 		text(3, tostring(stanza)),
@@ -66,7 +62,7 @@ function event.describe(ingress, host, origin, stanza)
 		room_jid and text(12, room_jid) or "",
 	};
 	for i = 1, #list do parts[#parts + 1] = event.recipient(7, list[i]); end
-	return concat(parts), target, room;
+	return concat(parts), target, room, bare;
 end
 
 return event;

@@ -11,7 +11,9 @@ local outcome = require "cartulary.outcome";
 local stanzas = require "cartulary.stanzas";
 local notices = require "cartulary.notices";
 local st = require "util.stanza";
-local jid_bare = require "util.jid".bare;
+local jid = require "util.jid";
+
+local jid_bare, jid_resource = jid.bare, jid.resource;
 
 local fanout = {};
 
@@ -57,17 +59,26 @@ local function tell_sender(held, x, jid)
 	if session then session.send(reply); else prosody.core_route_stanza(prosody.hosts[held.host], reply); end
 end
 
--- The content of a carbon is replaced inside its wrapping.
+-- What rooms and archives put into copies: true of the copy, whatever its content.
+local servers_own = {
+	["urn:xmpp:occupant-id:0"] = true, ["urn:xmpp:sid:0"] = true, ["http://jabber.org/protocol/muc#user"] = true,
+};
+
+-- The copy with the content of `parsed`. A carbon's content is replaced inside its wrapping.
 local function replaced(copy, parsed)
 	local carbon = copy:get_child("received", xmlns_carbons) or copy:get_child("sent", xmlns_carbons);
 	local forwarded = carbon and carbon:get_child("forwarded", xmlns_forward);
-	local inner = forwarded and forwarded.tags[1];
-	if not inner then return stanzas.replace(copy, parsed); end
-	for i, child in ipairs(stanzas.replace(inner, parsed).tags) do
-		if not child.attr.xmlns then
-			inner.tags[i].attr.xmlns = inner.attr.xmlns;
-		end
+	local message = forwarded and forwarded.tags[1] or copy;
+	local own = {};
+	for _, child in ipairs(message.tags) do
+		if servers_own[child.attr.xmlns] then own[#own + 1] = child; end
 	end
+	stanzas.replace(message, parsed);
+	message:maptags(function (child)
+		if servers_own[child.attr.xmlns] then return nil; end
+		return child;
+	end);
+	for _, child in ipairs(own) do message:add_direct_child(child); end
 	return copy;
 end
 
@@ -77,9 +88,9 @@ local function under(x, held, jid, stanza)
 	if x.action == wire.REPLACE then return replaced(st.clone(stanza), x.parsed); end
 	if x.action == wire.BOUNCE then
 		tell_sender(held, x, jid);
-		outcome.copy(held, outcome.BOUNCED, jid, nil, x.condition);
+		outcome.copy(held, outcome.BOUNCED, jid, jid_resource(jid), x.condition);
 	else
-		outcome.copy(held, outcome.WITHHELD, jid);
+		outcome.copy(held, outcome.WITHHELD, jid, jid_resource(jid));
 	end
 	return nil;
 end

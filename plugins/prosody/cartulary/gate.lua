@@ -9,6 +9,7 @@
 local wire = require "cartulary.wire";
 local link = require "cartulary.link";
 local scope = require "cartulary.scope";
+local ahead = require "cartulary.ahead";
 local describe = require "cartulary.event";
 local outcome = require "cartulary.outcome";
 local fanout = require "cartulary.fanout";
@@ -81,29 +82,57 @@ local function with_verdict(event, held, verdict)
 	return true;
 end
 
-local function hold(event, held, ingress, host)
-	local stanza, origin = event.stanza, event.origin;
+-- A question was settled: by an answer, or by a failure.
+local function on_settled(held)
+	held.settled = true;
+	if held.wake then held.wake(); end
+	if held.abandoned then held.abandoned(held); end
+end
+
+-- Asks about a message. Returns whether it was asked; `held` tells the rest when it is settled.
+local function pose(held, stanza, origin, ingress, host)
 	local attr = stanza.attr;
 	held.stanza, held.host = stanza, host;
 	held.id, held.kind, held.from, held.to = attr.id, attr.type, attr.from, attr.to;
-	held.bare = describe.addressee(stanza);
+	held.done = on_settled;
 	local body;
-	body, held.target, held.room = describe.describe(ingress, host, origin, stanza);
-	local wait, done = async.waiter();
-	held.done = done;
+	body, held.target, held.room, held.bare = describe.describe(ingress, host, origin, stanza);
 	local asked, why = link.ask(held, body);
-	body = nil; -- luacheck: ignore 311/body
-	if asked then wait(); else held.failure = why; end
+	if not asked then held.settled, held.failure = true, why; end
+	return asked;
+end
+
+local function hold(event, held, ingress, host)
+	if not held.stanza then pose(held, event.stanza, event.origin, ingress, host); end
+	if ingress == describe.CLIENT then ahead.ask(event.origin, event.stanza, pose); end
+	if not held.settled then
+		local wait, done = async.waiter();
+		held.wake = done;
+		wait();
+	end
 	if held.answer then return with_verdict(event, held, held.answer); end
 	return without_verdict(event, held);
 end
 
 -- Holds a message on the running coroutine. Returns whether it goes on, and what is known of it.
 local function ask(event, ingress, host)
-	local held = {};
+	local held = ahead.take(event.origin, event.stanza) or {};
 	local ok, passes = pcall(hold, event, held, ingress, host);
 	if not ok then passes = broken(event, "ingress", passes); end
 	return passes, held;
+end
+
+-- The client went before its turn came for a message that had been asked about ahead.
+local function abandon(held)
+	local verdict = held.answer;
+	if not verdict or not verdict.outcome_wanted or not verdict.event_id then return; end
+	held.event_id, held.deliveries = verdict.event_id, {};
+	outcome.add(held, outcome.DROPPED, held.bare, nil, nil, "the session ended first");
+	outcome.finish(held);
+end
+
+function gate.session_ended(session)
+	ahead.abandon(session, abandon);
 end
 
 -- Lets the server handle a message that may pass, and tells the outcome.

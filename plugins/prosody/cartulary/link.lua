@@ -43,7 +43,7 @@ local function settle(id, question, answer, failure)
 	pending[id] = nil;
 	link.waiting = link.waiting - 1;
 	question.answer, question.failure = answer, failure;
-	question.done(); -- resumes whoever waits; may ask the next question at once
+	question.done(question); -- resumes whoever waits; may ask the next question at once
 end
 
 -- One timer for all questions: ids grow with time, so the oldest is always first.
@@ -60,8 +60,8 @@ local function tick()
 	ticking = false;
 end
 
--- Asks about one stanza. `question` gets `answer` (a verdict) or `failure` (a reason) before its
--- `done` is called. Returns true, or nil and why nothing was asked.
+-- Asks about one stanza. `question` gets `answer` (a verdict) or `failure` (a reason) before
+-- question.done(question) is called. Returns true, or nil and why nothing was asked.
 function link.ask(question, body)
 	if not link.ready then return nil, "no link"; end
 	if link.waiting >= link.settings.max_waiting then return nil, "too many waiting"; end
@@ -146,7 +146,7 @@ local function down(reason)
 		local question = lost[id];
 		if question then
 			question.failure = "the link was lost";
-			question.done();
+			question.done(question);
 		end
 	end
 	again();

@@ -67,7 +67,7 @@ function outcome.finish(held, failed)
 	local list = held.deliveries;
 	if not list then return; end
 	held.deliveries = nil;
-	local bare = jid_bare(held.to or held.from);
+	local bare = held.bare;
 	if failed then
 		list[#list + 1] = { bare = bare, result = outcome.UNKNOWN, reason = "an error in the server" };
 	elseif #list == 0 then

@@ -72,26 +72,26 @@ function recipients.room(jid)
 	return muc and muc.get_room_from_jid(jid) or nil;
 end
 
--- Target, recipients, and for targets 2 and 3 the room object and its JID. `own` is the sender's bare JID,
--- where a stanza without addressee goes.
+-- Target, recipients, for targets 2 and 3 the room object, the addressee's bare JID, and for a room its JID. `own` is
+-- the sender's bare JID, where a stanza without addressee goes.
 function recipients.of(stanza, own)
 	local to, kind = stanza.attr.to, stanza.attr.type;
-	if not to then return recipients.USER, { sessions_of(own, own, kind) }; end
+	if not to then return recipients.USER, { sessions_of(own, own, kind) }, nil, own; end
 	local node, host, resource = jid_split(to);
 	local bare = node and node.."@"..host or host;
 	local there = hosts[host];
-	if not there then return recipients.REMOTE, { { bare = bare } }; end
+	if not there then return recipients.REMOTE, { { bare = bare } }, nil, bare; end
 	if there.type == "local" and node then
-		return recipients.USER, { sessions_of(bare, to, kind) };
+		return recipients.USER, { sessions_of(bare, to, kind) }, nil, bare;
 	elseif there.modules.muc and node then
 		local room = recipients.room(bare);
-		if not room then return resource and recipients.OCCUPANT or recipients.ROOM, {}, nil, bare; end
+		if not room then return resource and recipients.OCCUPANT or recipients.ROOM, {}, nil, bare, bare; end
 		local target, list = in_room(room, stanza, to, resource);
-		return target, list, room, bare;
+		return target, list, room, bare, bare;
 	elseif there.modules.component then
-		return recipients.COMPONENT, { { bare = bare } };
+		return recipients.COMPONENT, { { bare = bare } }, nil, bare;
 	end
-	return recipients.SERVICE, { { bare = bare } };
+	return recipients.SERVICE, { { bare = bare } }, nil, bare;
 end
 
 return recipients;

@@ -35,7 +35,7 @@ function stanzas.parse(xml)
 	return parsed;
 end
 
-local kept = { from = true, to = true, id = true, type = true };
+local kept = { from = true, to = true, id = true, type = true, xmlns = true };
 
 -- Gives `stanza` the content of `new`. Addresses, id and type stay: a message of another type would
 -- go another way than the one that was decided on.
