@@ -13,6 +13,9 @@ use crate::link::{Action, Bounce, Event, Recipient, Settings, Target, Unanswered
 pub const REFUSAL: &str =
     "This message was not delivered because it cannot be recorded at the moment. Try again later.";
 
+/// The text a sender reads whose message is larger than a record may be.
+pub const REFUSAL_TOO_LARGE: &str = "This message was not delivered because it is too large to be recorded.";
+
 /// The part of a JID before its resource.
 #[must_use]
 pub fn bare_of(jid: &str) -> &str {
@@ -93,22 +96,43 @@ fn copy(scope: &Scope, recipient: Recipient, ours: impl Fn(&str) -> bool) -> Opt
     Some(RecordedCopy { recipient, direction })
 }
 
-/// What happens to a message that should be recorded and cannot be (MA-6).
-#[must_use]
-pub fn unrecordable(archiving: &Archiving, queue_full: bool) -> Action {
-    if archiving.block_if_unable_to_record { refusal(queue_full) } else { Action::Deliver }
+/// Why a message cannot be recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// There is no room for it: a queue or the journal is full.
+    Full,
+    /// The record would be larger than the journal takes.
+    TooLarge,
+    /// Writing failed, or nothing is there to write to.
+    Failed,
 }
 
-/// The error for a message that cannot be recorded. `queue_full`: there is no room for it, as opposed to a failure.
+/// What happens to a message that should be recorded and cannot be (MA-6): refused, or delivered and counted.
 #[must_use]
-pub fn refusal(queue_full: bool) -> Action {
-    let condition = if queue_full { "resource-constraint" } else { "internal-server-error" };
-    Action::Bounce(Bounce {
-        // `wait`: the client may try again by itself (RFC 6120, 8.3.2).
-        error_type: "wait".into(),
-        condition: condition.into(),
-        text: Some(REFUSAL.into()),
-    })
+pub fn unrecordable(archiving: &Archiving, cause: Cause) -> Action {
+    if archiving.block_if_unable_to_record { Action::Bounce(refusal(cause)) } else { Action::Deliver }
+}
+
+/// The error its sender gets.
+#[must_use]
+pub fn refusal(cause: Cause) -> Bounce {
+    // `wait` lets a client try again by itself (RFC 6120, 8.3.2); a message that is too large never gets smaller.
+    let (error_type, condition, text) = match cause {
+        Cause::Full => ("wait", "resource-constraint", REFUSAL),
+        Cause::Failed => ("wait", "internal-server-error", REFUSAL),
+        Cause::TooLarge => ("modify", "policy-violation", REFUSAL_TOO_LARGE),
+    };
+    Bounce { error_type: error_type.into(), condition: condition.into(), text: Some(text.into()) }
+}
+
+/// The error for a message of which the sidecar could not read what the plugin said of it.
+#[must_use]
+pub fn refusal_of_unreadable() -> Bounce {
+    Bounce {
+        error_type: "cancel".into(),
+        condition: "internal-server-error".into(),
+        text: Some("This message was not delivered because the recording service could not read it.".into()),
+    }
 }
 
 /// What the plugin does alone, by the configuration in force on `node` (FH-7).
@@ -248,19 +272,21 @@ mod tests {
 
     #[test]
     fn what_cannot_be_recorded_is_refused_or_delivered_as_declared() {
-        for (block, queue_full, condition) in [
-            (true, true, Some("resource-constraint")),
-            (true, false, Some("internal-server-error")),
-            (false, true, None),
-            (false, false, None),
+        for (block, cause, expected) in [
+            (true, Cause::Full, Some(("wait", "resource-constraint"))),
+            (true, Cause::Failed, Some(("wait", "internal-server-error"))),
+            (true, Cause::TooLarge, Some(("modify", "policy-violation"))),
+            (false, Cause::Full, None),
+            (false, Cause::Failed, None),
+            (false, Cause::TooLarge, None),
         ] {
-            match (unrecordable(&archiving(true, true, block), queue_full), condition) {
-                (Action::Bounce(bounce), Some(condition)) => {
-                    assert_eq!((bounce.error_type.as_str(), bounce.condition.as_str()), ("wait", condition));
-                    assert_eq!(bounce.text.as_deref(), Some(REFUSAL));
+            match (unrecordable(&archiving(true, true, block), cause), expected) {
+                (Action::Bounce(bounce), Some(expected)) => {
+                    assert_eq!((bounce.error_type.as_str(), bounce.condition.as_str()), expected);
+                    assert!(bounce.text.is_some());
                 }
                 (Action::Deliver, None) => {}
-                other => panic!("{block} {queue_full}: {other:?}"),
+                other => panic!("{block} {cause:?}: {other:?}"),
             }
         }
     }

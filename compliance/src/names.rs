@@ -106,6 +106,20 @@ pub mod metric {
     pub const QUARANTINED: &str = "cartulary_quarantined";
     /// Records an endpoint refused, kept aside, by `endpoint`.
     pub const DEAD_LETTERS: &str = "cartulary_dead_letters";
+    /// Sessions of the server known now.
+    pub const SESSIONS: &str = "cartulary_sessions";
+    /// Generation of the configuration in force; 0 while there is none.
+    pub const CONFIG_GENERATION: &str = "cartulary_config_generation";
+    /// 1 while the newest configuration was not taken.
+    pub const CONFIG_PROBLEM: &str = "cartulary_config_problem";
+    /// Stanzas recorded as they came, because they could not be read as a message.
+    pub const UNPARSEABLE: &str = "cartulary_unparseable";
+    /// Outcomes of events this process does not know, recorded all the same.
+    pub const OUTCOMES_UNMATCHED: &str = "cartulary_outcomes_unmatched";
+    /// Outcomes that could not be recorded.
+    pub const OUTCOMES_LOST: &str = "cartulary_outcomes_lost";
+    /// Frames and fields of the event link that this version skips.
+    pub const UNKNOWN_FIELDS: &str = "cartulary_unknown_fields";
     /// Frames of the event link that could not be read.
     pub const BAD_FRAMES: &str = "cartulary_bad_frames";
     /// Hook bodies of the plugin that threw.

@@ -55,6 +55,8 @@ pub struct LinkStatus {
     pub hosts: Vec<HostCoverage>,
     /// Sessions known now.
     pub sessions: u64,
+    /// Rooms with occupants known now.
+    pub rooms: u64,
 }
 
 /// One host of the server.
@@ -117,4 +119,15 @@ pub struct Counts {
     pub bad_frames: u64,
     /// Hook bodies that threw.
     pub failed_hooks: u64,
+    /// `refused` by why: `queue-full`, `too-large`, `journal-failed`, `no-configuration`, `malformed`, and `no-link` for what the
+    /// plugin refused alone.
+    pub refused_by: BTreeMap<String, u64>,
+    /// Stanzas recorded as they came, because they could not be read as a message.
+    pub unparseable: u64,
+    /// Outcomes of events this process does not know, recorded all the same.
+    pub outcomes_unmatched: u64,
+    /// Outcomes that could not be recorded.
+    pub outcomes_lost: u64,
+    /// Frames and fields of the event link that this version skips.
+    pub unknown_fields: u64,
 }

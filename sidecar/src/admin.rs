@@ -1,0 +1,45 @@
+//! The admin port: probes, status and metrics. It shows counts, names and reasons; no message text, no JIDs of users, no secrets (P8).
+//!
+//! - `/healthz`: the process is alive and so is the journal's writer; a restart would help if this fails.
+//! - `/startedz`: plugin copied, socket open, journal open. The server is started after this, so it does not wait for the plugin.
+//! - `/readyz`: all that, a configuration, a writable journal, and a plugin that has every host armed; else 503 and the reasons, one a line.
+//! - `/status`: [`SidecarStatus`](cartulary_compliance::status::SidecarStatus) as JSON. `/metrics`: OpenMetrics.
+
+use crate::app::App;
+use crate::metrics;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The routes.
+pub fn router(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/healthz", get(|State(app): State<Arc<App>>| async move { answer(&app.unhealthy()) }))
+        .route("/startedz", get(|State(app): State<Arc<App>>| async move { answer(&app.not_started()) }))
+        .route("/readyz", get(|State(app): State<Arc<App>>| async move { answer(&app.not_ready()) }))
+        .route("/status", get(|State(app): State<Arc<App>>| async move { Json(app.status()) }))
+        .route("/metrics", get(page))
+        .with_state(app)
+}
+
+fn answer(problems: &[String]) -> Response {
+    if problems.is_empty() {
+        return (StatusCode::OK, "ok\n").into_response();
+    }
+    (StatusCode::SERVICE_UNAVAILABLE, problems.join("\n") + "\n").into_response()
+}
+
+async fn page(State(app): State<Arc<App>>) -> Response {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    match metrics::page(app.status(), i64::try_from(now.as_micros()).unwrap_or(i64::MAX)) {
+        Ok(page) => {
+            ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], page)
+                .into_response()
+        }
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}

@@ -1,0 +1,316 @@
+//! The parts put together, started and stopped; and what they say of themselves.
+//!
+//! Order at the start: plugin, socket, configuration, journal, drains. The socket is open before the journal is, so that a server
+//! whose sidecar restarts gets refusals with a reason instead of none. Order at the stop: the link first, then what is noted as missing, then
+//! the drains, and the journal last, whose closing records end its streams.
+
+use crate::config::{self, ConfigState, Loaded};
+use crate::counts::Counters;
+use crate::drains::{self, Drains};
+use crate::link::{self, Link};
+use crate::recorder::Recorder;
+use crate::{admin, plugin};
+use anyhow::{Context, Result};
+use cartulary_archive::journal::{Journal, JournalOptions, Limits, system_clock};
+use cartulary_compliance::status::{ConfigStatus, JournalStatus, SidecarStatus};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// Longest time the link may take to answer what it has taken in, once it has to stop.
+const LINK_PATIENCE: Duration = Duration::from_secs(3);
+/// Longest time the journal may take for its last sync.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+/// How long it is waited before a journal that could not be opened is tried again.
+const OPEN_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Where everything is; the command line says.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The configuration file.
+    pub config: PathBuf,
+    /// The folder of `journal/` and `archive/`.
+    pub data_dir: PathBuf,
+    /// The event link's socket.
+    pub link: PathBuf,
+    /// This pod.
+    pub node: String,
+    /// The admin port.
+    pub admin: SocketAddr,
+    /// The folder that holds the plugin.
+    pub plugin_source: PathBuf,
+    /// The folder it is copied to.
+    pub plugin_target: PathBuf,
+}
+
+/// A running sidecar.
+pub struct App {
+    node: String,
+    config: watch::Receiver<ConfigState>,
+    counts: Arc<Counters>,
+    recorder: Arc<Recorder>,
+    link: Arc<Link>,
+    journal: OnceLock<Journal>,
+    journal_problem: std::sync::Mutex<Option<String>>,
+    drains: Drains,
+    listening: AtomicBool,
+}
+
+impl App {
+    fn new(node: &str, config: watch::Receiver<ConfigState>) -> Arc<Self> {
+        let counts = Arc::new(Counters::default());
+        let recorder = Arc::new(Recorder::new(node, config.clone(), counts.clone()));
+        Arc::new(Self {
+            node: node.to_owned(),
+            config,
+            counts,
+            link: Link::new(recorder.clone()),
+            recorder,
+            journal: OnceLock::new(),
+            journal_problem: std::sync::Mutex::default(),
+            drains: Drains::default(),
+            listening: AtomicBool::new(false),
+        })
+    }
+
+    /// Why a restart would help.
+    #[must_use]
+    pub fn unhealthy(&self) -> Vec<String> {
+        self.recorder
+            .is_writer_gone()
+            .then(|| "the journal's writer has ended".to_owned())
+            .into_iter()
+            .collect()
+    }
+
+    /// Why the server may not be started yet.
+    #[must_use]
+    pub fn not_started(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if !self.listening.load(Ordering::Relaxed) {
+            problems.push("the event link is not open".to_owned());
+        }
+        if self.journal.get().is_none() {
+            problems.push(self.journal_status().problem.unwrap_or_default());
+        }
+        problems
+    }
+
+    /// Why messages are refused, or some would not be recorded.
+    #[must_use]
+    pub fn not_ready(&self) -> Vec<String> {
+        let state = self.config.borrow().clone();
+        let mut problems = Vec::new();
+        if state.current.is_none() {
+            problems.push(state.problem.unwrap_or_else(|| "no configuration was read yet".into()));
+        }
+        problems.extend(self.journal_status().problem);
+        problems.extend(self.link.coverage().problems());
+        problems
+    }
+
+    /// Everything at once.
+    #[must_use]
+    pub fn status(&self) -> SidecarStatus {
+        let not_ready = self.not_ready();
+        let ConfigState { current, problem } = self.config.borrow().clone();
+        let config = ConfigStatus {
+            generation: current.as_ref().map_or(0, |loaded| loaded.config.generation),
+            hash: current.as_ref().map(|loaded| loaded.hash.clone()).unwrap_or_default(),
+            problem,
+        };
+        let ready = not_ready.is_empty();
+        let mut notes = not_ready;
+        notes.extend(current.iter().flat_map(|loaded| weaker_promises(loaded, &self.node)));
+        let missing = self.recorder.gaps.pending();
+        if missing > 0 {
+            notes.push(format!(
+                "{missing} messages were delivered without a record; their number is not on record yet"
+            ));
+        }
+        SidecarStatus {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            node: self.node.clone(),
+            config,
+            link: self.link.coverage().status(),
+            journal: self.journal_status(),
+            endpoints: self.drains.status(),
+            counts: self.counts.snapshot(),
+            ready,
+            notes,
+        }
+    }
+
+    fn journal_status(&self) -> JournalStatus {
+        if let Some(journal) = self.journal.get() {
+            return journal.status();
+        }
+        let problem = self.journal_problem.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        JournalStatus {
+            problem: Some(
+                problem.unwrap_or_else(|| "the journal is opened when there is a configuration".into()),
+            ),
+            ..JournalStatus::default()
+        }
+    }
+
+    /// Opens the journal as soon as a configuration says whose it is; tries again while it cannot be opened.
+    async fn open_journal(&self, options: &Options, stop: &CancellationToken) -> Option<Journal> {
+        let mut config = self.config.clone();
+        let loaded = tokio::select! {
+            state = config.wait_for(|state| state.current.is_some()) => state.ok()?.current.clone()?,
+            () = stop.cancelled() => return None,
+        };
+        loop {
+            let software = concat!("cartulary-sidecar ", env!("CARGO_PKG_VERSION"));
+            let cluster = loaded.config.cluster.to_string();
+            let mut journal_options =
+                JournalOptions::new(options.data_dir.join("journal"), &self.node, &cluster, software);
+            journal_options.limits = limits(&loaded);
+            // Recovery reads all that is kept.
+            let opening = tokio::task::spawn_blocking(|| Journal::open(journal_options, system_clock()));
+            match opening.await.ok()? {
+                Ok((journal, recovery)) => {
+                    tracing::info!(
+                        records = recovery.records,
+                        waiting = recovery.waiting,
+                        torn_bytes = recovery.torn_bytes,
+                        quarantined = recovery.quarantined,
+                        lost = recovery.lost,
+                        "the journal is open"
+                    );
+                    for note in &recovery.notes {
+                        tracing::warn!(note, "the journal's recovery has something to tell");
+                    }
+                    self.recorder.open_journal(Arc::new(journal.clone()));
+                    _ = self.journal.set(journal.clone());
+                    return Some(journal);
+                }
+                Err(error) => {
+                    tracing::error!(%error, "the journal cannot be opened");
+                    *self.journal_problem.lock().unwrap_or_else(std::sync::PoisonError::into_inner) =
+                        Some(error.to_string());
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(OPEN_INTERVAL) => {}
+                () = stop.cancelled() => return None,
+            }
+        }
+    }
+}
+
+/// Runs a sidecar until `stop`. Returns when everything that was accepted is on disk.
+pub async fn run(options: Options, stop: CancellationToken) -> Result<()> {
+    let copied = plugin::install(&options.plugin_source, &options.plugin_target)?;
+    tracing::info!(copied, target = %options.plugin_target.display(), "the server plugin");
+    let listener = link::bind(&options.link)?;
+    let admin = tokio::net::TcpListener::bind(options.admin)
+        .await
+        .with_context(|| format!("the admin port {} cannot be opened", options.admin))?;
+
+    let (sender, receiver) = watch::channel(ConfigState::default());
+    let app = App::new(&options.node, receiver);
+    let background = CancellationToken::new();
+    let config = tokio::spawn({
+        let (path, background) = (options.config.clone(), background.clone());
+        async move { config::watch(&path, sender, background).await }
+    });
+    let admin = tokio::spawn({
+        let background = background.clone();
+        let served = axum::serve(admin, admin::router(app.clone()));
+        async move { served.with_graceful_shutdown(background.cancelled_owned()).await }
+    });
+    app.listening.store(true, Ordering::Relaxed);
+    let link = tokio::spawn(app.link.clone().serve(listener, stop.clone()));
+    tracing::info!(socket = %options.link.display(), admin = %options.admin, "listening");
+
+    let journal = app.open_journal(&options, &stop).await;
+    if let Some(journal) = journal {
+        serve(&app, &options, journal, link, &stop).await;
+    } else {
+        _ = tokio::time::timeout(LINK_PATIENCE, link).await;
+    }
+    background.cancel();
+    _ = tokio::time::timeout(Duration::from_secs(1), futures::future::join(config, admin)).await;
+    // A socket left behind would be taken for one that is served.
+    _ = std::fs::remove_file(&options.link);
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// From an open journal to a closed one.
+async fn serve(
+    app: &Arc<App>,
+    options: &Options,
+    journal: Journal,
+    link: tokio::task::JoinHandle<()>,
+    stop: &CancellationToken,
+) {
+    let link_ended = CancellationToken::new();
+    let gaps = tokio::spawn({
+        let (recorder, link_ended) = (app.recorder.clone(), link_ended.clone());
+        async move { recorder.gaps.run(&recorder, link_ended).await }
+    });
+    let drains = tokio::spawn({
+        let (app, journal, stop) = (app.clone(), journal.clone(), stop.clone());
+        let archive = options.data_dir.join("archive");
+        async move { drains::run(&app.drains, &app.node, app.config.clone(), &journal, &archive, stop).await }
+    });
+    stop.cancelled().await;
+    tracing::info!("stopping: what was accepted is written, nothing more is taken in");
+    _ = tokio::time::timeout(LINK_PATIENCE, link).await;
+    link_ended.cancel();
+    _ = tokio::time::timeout(Duration::from_secs(1), futures::future::join(gaps, drains)).await;
+    match tokio::time::timeout(CLOSE_PATIENCE, journal.close()).await {
+        Ok(Ok(())) => tracing::info!("the journal is closed"),
+        Ok(Err(error)) => tracing::error!(%error, "the journal could not be closed; its streams have no end"),
+        Err(_) => tracing::error!("the journal did not close in time; its streams have no end"),
+    }
+}
+
+/// The journal's limits by a configuration.
+#[must_use]
+pub fn limits(loaded: &Loaded) -> Limits {
+    let config = &loaded.config;
+    Limits {
+        max_bytes: config.journal.max_bytes,
+        keep_confirmed: Duration::from_secs(config.journal.keep_confirmed_seconds),
+        queues: config.endpoints.iter().map(|(name, endpoint)| (name.clone(), endpoint.queue)).collect(),
+    }
+}
+
+/// What a configuration promises less than it could, in words for people.
+fn weaker_promises(loaded: &Loaded, node: &str) -> Vec<String> {
+    use cartulary_compliance::config::EndpointTarget;
+    let config = &loaded.config;
+    let mut notes =
+        vec!["records wait in the journal as plain text: encryption is not part of this version".to_owned()];
+    match config.archiving.endpoint_of(node) {
+        None => notes.push("archiving is off: nothing is recorded".into()),
+        Some(name) => {
+            if config.endpoints.get(name).is_some_and(|endpoint| endpoint.target == EndpointTarget::Sqlite) {
+                notes.push("the archive is a file on the pod's own volume: what takes one takes both".into());
+            }
+            if !config.archiving.block_if_unable_to_record {
+                notes.push(
+                    "blockIfUnableToRecord is off: what cannot be recorded is delivered and counted".into(),
+                );
+            }
+            if !config.archiving.outbound {
+                notes.push("outbound is off: messages to other servers are not recorded".into());
+            }
+            if !config.archiving.inbound {
+                notes.push("inbound is off: messages from other servers are not recorded".into());
+            }
+        }
+    }
+    if config.journal.ephemeral {
+        notes.push("the journal goes with the pod: records that wait are lost when it is deleted".into());
+    }
+    notes
+}

@@ -1,0 +1,18 @@
+//! The sidecar: it takes every message of one XMPP server from the server plugin, puts it on record, answers, and carries the
+//! records to their archive. `main` only reads the command line; the parts are here so that tests can drive them.
+
+pub mod admin;
+pub mod app;
+pub mod config;
+pub mod counts;
+pub mod drains;
+pub mod gaps;
+pub mod link;
+pub mod metrics;
+pub mod open_events;
+pub mod outcomes;
+pub mod path;
+pub mod plugin;
+pub mod recorder;
+#[cfg(test)]
+mod testing;
