@@ -1,0 +1,118 @@
+//! What can be wrong with an endpoint, in terms of what to do about it.
+
+use cartulary_compliance::names::reason;
+
+/// Why an endpoint did not do what it was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EndpointError {
+    /// It does not answer, or not now. Trying again may help.
+    #[error("{message}")]
+    Unavailable {
+        /// Out of [`reason`].
+        reason: &'static str,
+        /// What is the matter.
+        message: String,
+    },
+    /// Somebody has to change something first.
+    #[error("{message}")]
+    Misconfigured {
+        /// Out of [`reason`].
+        reason: &'static str,
+        /// What is wrong and what to do.
+        message: String,
+    },
+    /// It refuses what it was given because of what is in it.
+    #[error("{message}")]
+    Rejected {
+        /// What it said.
+        message: String,
+    },
+}
+
+impl EndpointError {
+    /// The reason's name, for status and conditions.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Unavailable { reason, .. } | Self::Misconfigured { reason, .. } => reason,
+            Self::Rejected { .. } => reason::REJECTED,
+        }
+    }
+
+    pub(super) fn address() -> Self {
+        Self::Misconfigured {
+            reason: reason::CONTRADICTION,
+            message: "the archive's address is neither postgres://user:password@host:port/database nor sqlite:path"
+                .to_owned(),
+        }
+    }
+
+    pub(super) fn unreachable(message: impl Into<String>) -> Self {
+        Self::Unavailable { reason: reason::UNREACHABLE, message: message.into() }
+    }
+
+    pub(super) fn misconfigured(reason: &'static str, message: impl Into<String>) -> Self {
+        Self::Misconfigured { reason, message: message.into() }
+    }
+}
+
+/// What an error of the database means. Messages name what to do; the database's own words follow.
+pub fn classify(place: &str, error: &sqlx::Error) -> EndpointError {
+    match error {
+        sqlx::Error::Tls(inner) => EndpointError::misconfigured(
+            reason::TLS_FAILED,
+            format!("TLS with {place} failed, check its certificate and the configured authority: {inner}"),
+        ),
+        sqlx::Error::Io(inner) if is_tls(inner) => EndpointError::misconfigured(
+            reason::TLS_FAILED,
+            format!("TLS with {place} failed, check its certificate and the configured authority: {inner}"),
+        ),
+        sqlx::Error::Database(inner) if inner.try_downcast_ref::<sqlx::postgres::PgDatabaseError>().is_some() => {
+            postgres(place, inner.code().as_deref().unwrap_or(""), inner.message())
+        }
+        sqlx::Error::Database(inner) => sqlite(place, inner.code().as_deref().unwrap_or(""), inner.message()),
+        sqlx::Error::Encode(inner) => EndpointError::Rejected { message: inner.to_string() },
+        other => EndpointError::unreachable(format!("{place} cannot be reached: {other}")),
+    }
+}
+
+// rustls reports through I/O errors once the handshake has begun.
+fn is_tls(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::InvalidData
+}
+
+fn postgres(place: &str, code: &str, message: &str) -> EndpointError {
+    let (reason, advice) = match code {
+        "28P01" | "28000" => (reason::AUTHENTICATION_FAILED, "refuses the user name or password"),
+        "3D000" => (reason::DATABASE_MISSING, "has no such database: create it, then run cartulary migrate"),
+        "42501" => (reason::PERMISSION_DENIED, "does not permit it: run cartulary migrate naming this role"),
+        "42P01" | "3F000" => (reason::NOT_MIGRATED, "holds no archive: run cartulary migrate"),
+        "42703" | "42883" => (reason::UNKNOWN_SCHEMA, "holds an archive of another shape: run cartulary migrate"),
+        _ if ["22", "23", "54"].iter().any(|class| code.starts_with(class)) => {
+            return EndpointError::Rejected { message: format!("{message} ({code})") };
+        }
+        _ => return EndpointError::unreachable(format!("{place} cannot do it now: {message} ({code})")),
+    };
+    EndpointError::misconfigured(reason, format!("{place} {advice}: {message}"))
+}
+
+fn sqlite(place: &str, code: &str, message: &str) -> EndpointError {
+    if message.starts_with("no such table") {
+        return EndpointError::misconfigured(reason::NOT_MIGRATED, format!("{place} holds no archive: {message}"));
+    }
+    if message.starts_with("no such column") {
+        return EndpointError::misconfigured(
+            reason::UNKNOWN_SCHEMA,
+            format!("{place} holds an archive of another shape: {message}"),
+        );
+    }
+    // Extended result codes hold the primary one in their low byte: https://sqlite.org/rescode.html
+    match code.parse::<u32>().unwrap_or(0) & 0xff {
+        18..=20 => EndpointError::Rejected { message: format!("{message} ({code})") },
+        3 | 8 => EndpointError::misconfigured(
+            reason::PERMISSION_DENIED,
+            format!("{place} may not be written: {message} ({code})"),
+        ),
+        _ => EndpointError::unreachable(format!("{place} cannot do it now: {message} ({code})")),
+    }
+}

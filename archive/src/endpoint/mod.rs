@@ -1,0 +1,229 @@
+//! Archive endpoints: databases that take records and are read back by `verify` and `search`.
+//!
+//! Writing is idempotent: a record is known by its id, and one that is there already is compared by hash. A batch is written
+//! whole or not at all. Nothing here retries, bisects or remembers; [`crate::drain`] does.
+
+mod error;
+mod migrate;
+mod postgres;
+pub mod projection;
+mod rows;
+mod sqlite;
+mod target;
+
+pub use error::EndpointError;
+pub use migrate::{Migrated, Roles, SCHEMA_VERSION, ensure_partitions, migrate};
+pub use rows::{ArchivedPayload, ArchivedRecord};
+pub use target::Target;
+
+use crate::journal::Stored;
+use crate::record::{Hash, StreamId};
+use error::classify;
+use rows::Bind;
+use sqlx::{Connection as _, PgConnection, SqliteConnection};
+use std::future::Future;
+use std::time::Duration;
+use uuid::Uuid;
+
+/// How long connecting may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a batch may take. A database that hangs longer counts as unreachable.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What became of a batch.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct WriteReport {
+    /// Records that were new.
+    pub inserted: u64,
+    /// Records that were there already, equal.
+    pub repeated: u64,
+    /// Records whose id is there with another hash: what the archive holds was changed, or made up.
+    pub conflicting: Vec<Uuid>,
+}
+
+/// Something that takes records.
+pub trait Endpoint: Send + 'static {
+    /// Connects, and checks schema version and rights.
+    fn connect(&mut self) -> impl Future<Output = Result<(), EndpointError>> + Send;
+    /// The highest sequence of a stream there, and that record's hash.
+    fn position(
+        &mut self,
+        stream: &StreamId,
+    ) -> impl Future<Output = Result<Option<(u64, Hash)>, EndpointError>> + Send;
+    /// Writes a batch, whole or not at all; returns when it is durable there.
+    fn write(&mut self, records: &[Stored])
+    -> impl Future<Output = Result<WriteReport, EndpointError>> + Send;
+}
+
+/// A connection to either database.
+pub(crate) enum Connection {
+    Postgres(PgConnection),
+    Sqlite(SqliteConnection),
+}
+
+/// An archive in a SQL database, written to.
+pub struct SqlEndpoint {
+    target: Target,
+    connection: Option<Connection>,
+}
+
+impl SqlEndpoint {
+    /// An endpoint that is not connected yet.
+    #[must_use]
+    pub fn new(target: Target) -> Self {
+        Self { target, connection: None }
+    }
+
+    async fn connect_checked(&self) -> Result<Connection, EndpointError> {
+        let mut connection = open(&self.target).await?;
+        check_version(&mut connection, &self.target.place()).await?;
+        if let Connection::Postgres(postgres) = &mut connection {
+            postgres::check_rights(postgres, &self.target.place()).await?;
+        }
+        Ok(connection)
+    }
+
+    fn connected(&mut self) -> Result<&mut Connection, EndpointError> {
+        self.connection.as_mut().ok_or_else(|| EndpointError::unreachable("not connected"))
+    }
+}
+
+impl Endpoint for SqlEndpoint {
+    async fn connect(&mut self) -> Result<(), EndpointError> {
+        self.connection = None;
+        self.connection = Some(self.connect_checked().await?);
+        Ok(())
+    }
+
+    async fn position(&mut self, stream: &StreamId) -> Result<Option<(u64, Hash)>, EndpointError> {
+        let place = self.target.place();
+        let found = rows::position(self.connected()?, stream).await.map_err(|error| classify(&place, &error))?;
+        Ok(found.and_then(|(sequence, hash)| Some((u64::try_from(sequence).ok()?, hash.try_into().ok()?))))
+    }
+
+    async fn write(&mut self, records: &[Stored]) -> Result<WriteReport, EndpointError> {
+        let place = self.target.place();
+        // A connection that was given up in the middle of a batch is not used again.
+        let mut connection =
+            self.connection.take().ok_or_else(|| EndpointError::unreachable("not connected"))?;
+        let writing = async {
+            match &mut connection {
+                Connection::Postgres(postgres) => postgres::write(postgres, records).await,
+                Connection::Sqlite(sqlite) => sqlite::write(sqlite, records).await,
+            }
+        };
+        match tokio::time::timeout(WRITE_TIMEOUT, writing).await {
+            Ok(Ok(report)) => {
+                self.connection = Some(connection);
+                Ok(report)
+            }
+            Ok(Err(error)) => {
+                let error = classify(&place, &error);
+                if matches!(error, EndpointError::Rejected { .. }) {
+                    self.connection = Some(connection);
+                }
+                Err(error)
+            }
+            Err(_) => Err(EndpointError::unreachable(format!(
+                "{place} did not take a batch within {} seconds",
+                WRITE_TIMEOUT.as_secs()
+            ))),
+        }
+    }
+}
+
+/// An archive that is read: by the reader role, or from a copy of a SQLite file.
+pub struct Archive {
+    pub(crate) connection: Connection,
+    place: String,
+}
+
+impl Archive {
+    /// Connects for reading.
+    pub async fn open(target: &Target) -> Result<Self, EndpointError> {
+        let place = target.place();
+        let mut connection = open(target).await?;
+        check_version(&mut connection, &place).await?;
+        Ok(Self { connection, place })
+    }
+
+    /// Where it is, for people.
+    #[must_use]
+    pub fn place(&self) -> &str {
+        &self.place
+    }
+
+    /// Begins a view of the archive in which later writes do not show, so that many pages fit together.
+    pub(crate) async fn freeze(&mut self) -> Result<(), EndpointError> {
+        let result = match &mut self.connection {
+            Connection::Postgres(postgres) => {
+                sqlx::raw_sql("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").execute(postgres).await.map(drop)
+            }
+            Connection::Sqlite(sqlite) => sqlx::raw_sql("BEGIN").execute(sqlite).await.map(drop),
+        };
+        result.map_err(|error| classify(&self.place, &error))
+    }
+
+    /// Ends what [`Self::freeze`] began.
+    pub(crate) async fn thaw(&mut self) -> Result<(), EndpointError> {
+        let result = match &mut self.connection {
+            Connection::Postgres(postgres) => sqlx::raw_sql("COMMIT").execute(postgres).await.map(drop),
+            Connection::Sqlite(sqlite) => sqlx::raw_sql("COMMIT").execute(sqlite).await.map(drop),
+        };
+        result.map_err(|error| classify(&self.place, &error))
+    }
+
+    /// Records with everything that belongs to them. `tail` follows `FROM record r` and names its parameters `$1`, `$2`, …
+    pub(crate) async fn records(
+        &mut self,
+        tail: &str,
+        binds: &[Bind],
+    ) -> Result<Vec<ArchivedRecord>, EndpointError> {
+        rows::records(&mut self.connection, tail, binds).await.map_err(|error| classify(&self.place, &error))
+    }
+}
+
+async fn open(target: &Target) -> Result<Connection, EndpointError> {
+    let place = target.place();
+    let connecting = async {
+        match target {
+            Target::Postgres(options) => postgres::open(options).await.map(Connection::Postgres),
+            Target::Sqlite(path) => sqlite::open(path).await.map(Connection::Sqlite),
+        }
+    };
+    match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
+        Ok(Ok(connection)) => Ok(connection),
+        Ok(Err(error)) => Err(classify(&place, &error)),
+        Err(_) => Err(EndpointError::unreachable(format!(
+            "{place} did not answer within {} seconds",
+            CONNECT_TIMEOUT.as_secs()
+        ))),
+    }
+}
+
+async fn check_version(connection: &mut Connection, place: &str) -> Result<(), EndpointError> {
+    use cartulary_compliance::names::reason::{NOT_MIGRATED, UNKNOWN_SCHEMA};
+    let found = rows::schema_version(connection).await.map_err(|error| classify(place, &error))?;
+    let message = match found {
+        Some(SCHEMA_VERSION) => return Ok(()),
+        None => {
+            let message = format!("{place} holds no archive: run cartulary migrate");
+            return Err(EndpointError::misconfigured(NOT_MIGRATED, message));
+        }
+        Some(newer) if newer > SCHEMA_VERSION => format!(
+            "{place} has schema version {newer}, this version knows {SCHEMA_VERSION}: use a newer version of Cartulary"
+        ),
+        Some(older) => format!(
+            "{place} has schema version {older}, this version needs {SCHEMA_VERSION}: run cartulary migrate"
+        ),
+    };
+    Err(EndpointError::misconfigured(UNKNOWN_SCHEMA, message))
+}
+
+/// Ends a connection in an orderly way where that is possible.
+pub(crate) async fn close(connection: Connection) {
+    let _ = match connection {
+        Connection::Postgres(postgres) => postgres.close().await,
+        Connection::Sqlite(sqlite) => sqlite.close().await,
+    };
+}
