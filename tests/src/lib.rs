@@ -2,8 +2,13 @@
 //! given, and an oracle that compares it with the archive. `docs/testing.md` says how it is laid out.
 
 pub mod client;
+pub mod link;
+pub mod oracle;
 pub mod postgres;
 pub mod process;
 pub mod prosody;
+pub mod sidecar;
 pub mod talk;
+pub mod trace;
 pub mod transcript;
+pub mod world;

@@ -127,13 +127,18 @@ impl Postgres {
 
     /// Connects as superuser to a database.
     pub async fn connect(&self, database: &str) -> Result<PgConnection> {
+        self.connect_as(SUPERUSER, database).await
+    }
+
+    /// Connects as some role.
+    pub async fn connect_as(&self, role: &str, database: &str) -> Result<PgConnection> {
         let address = SocketAddr::from(([127, 0, 0, 1], self.port));
         // Cheaper than what sqlx does with a refused connection.
         TcpStream::connect(address).await?;
         let options = PgConnectOptions::new_without_pgpass()
             .host("127.0.0.1")
             .port(self.port)
-            .username(SUPERUSER)
+            .username(role)
             .password(PASSWORD)
             .ssl_mode(sqlx::postgres::PgSslMode::Disable)
             .database(database);

@@ -1,8 +1,8 @@
 //! Prosody 13 as a user would run it, in a folder of its own, with our plugin loaded the way injection loads it: by environment
 //! variables, the user's configuration untouched.
 
-use crate::process::{Process, User, free_port, in_root, repository, run};
-use anyhow::{Result, bail};
+use crate::process::{Process, User, free_port, in_root, run};
+use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
 use std::fs;
 use std::net::SocketAddr;
@@ -21,38 +21,32 @@ pub const STANZA_LIMIT: usize = 256 * 1024;
 // Group 0, because the sidecar of a test runs as root and lets its group at the socket, as a pod's fsGroup does.
 const USER: User = "101:0";
 
-/// What Prosody does beside its own work.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Extra {
-    /// Nothing: the bare server.
-    Nothing,
-    /// Our plugin, asking the sidecar at this socket.
-    Plugin(PathBuf),
-    /// Further lines of configuration: how the benchmark has it keep an archive of its own.
-    Lines(String),
-}
-
 /// A Prosody, running or not.
 #[derive(Debug)]
 pub struct Prosody {
     dir: PathBuf,
     port: u16,
-    extra: Extra,
+    link: Option<PathBuf>,
+    lines: String,
     process: Option<Process>,
 }
 
 impl Prosody {
-    /// Makes its folder `dir` with accounts for `users`, and starts it.
-    pub async fn start(dir: &Path, users: &[String], extra: Extra) -> Result<Self> {
+    /// Makes its folder `dir` with accounts for `users`. With a `link` it loads our plugin, which a sidecar has put into the same
+    /// folder, and which asks the sidecar at that socket; without one it is bare. `lines` are put into its configuration before the hosts.
+    pub fn prepare(dir: &Path, users: &[String], link: Option<PathBuf>, lines: &str) -> Result<Self> {
         let accounts = dir.join("data").join(DOMAIN.replace('.', "%2e")).join("accounts");
         fs::create_dir_all(&accounts)?;
         for user in users {
             fs::write(accounts.join(format!("{user}.dat")), format!("return {{ [\"password\"] = \"{PASSWORD}\" }};\n"))?;
         }
-        // A copy, because the server's user may not read where the repository lies.
-        run(Command::new("cp").arg("-rL").arg(repository().join("plugins/prosody")).arg(dir))?;
-        let mut prosody = Self { dir: dir.to_owned(), port: 0, extra, process: None };
         run(Command::new("chown").args(["-R", USER]).arg(dir))?;
+        Ok(Self { dir: dir.to_owned(), port: 0, link, lines: lines.to_owned(), process: None })
+    }
+
+    /// A bare one, running.
+    pub async fn bare(dir: &Path, users: &[String], lines: &str) -> Result<Self> {
+        let mut prosody = Self::prepare(dir, users, None, lines)?;
         prosody.resume().await?;
         Ok(prosody)
     }
@@ -67,21 +61,21 @@ impl Prosody {
             fs::write(&config, self.config())?;
             let mut command = in_root("prosody13", USER, "prosody");
             command.arg("-F");
-            match &self.extra {
-                Extra::Plugin(link) => command
+            match &self.link {
+                Some(link) => command
                     .env("PROSODY_CONFIG", self.plugin().join("prosody.cfg.lua"))
                     .env("CARTULARY_SERVER_CONFIG", &config)
                     .env("CARTULARY_LINK", link),
-                Extra::Nothing | Extra::Lines(_) => command.env("PROSODY_CONFIG", &config),
+                None => command.env("PROSODY_CONFIG", &config),
             };
-            let mut process = Process::start("Prosody", &mut command, &self.log())?;
+            let mut process = Process::start("Prosody", &mut command, &self.log_file())?;
             let address = self.address();
             process.until("Prosody listens", async || TcpStream::connect(address).await.is_ok()).await?;
             // It runs on without the port if somebody else took it meanwhile, and that somebody has answered.
-            if fs::read_to_string(self.log())?.contains("Failed to open server port") {
+            if self.log().contains("Failed to open server port") {
                 process.kill()?;
                 self.port = 0;
-                fs::remove_file(self.log())?;
+                fs::remove_file(self.log_file())?;
                 continue;
             }
             self.process = Some(process);
@@ -110,7 +104,7 @@ impl Prosody {
         ([127, 0, 0, 1], self.port).into()
     }
 
-    /// Its copy of our plugin, for tests that break it.
+    /// Where our plugin was put by the sidecar, for tests that break it.
     #[must_use]
     pub fn plugin(&self) -> PathBuf {
         self.dir.join("prosody")
@@ -118,7 +112,16 @@ impl Prosody {
 
     /// What it logged.
     #[must_use]
-    pub fn log(&self) -> PathBuf {
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(self.log_file()).unwrap_or_default()).into_owned()
+    }
+
+    /// Waits for it to end by itself.
+    pub async fn wait(&mut self) -> Result<std::process::ExitStatus> {
+        self.process.take().context("it does not run")?.wait().await
+    }
+
+    fn log_file(&self) -> PathBuf {
         self.dir.join("log")
     }
 
@@ -130,11 +133,7 @@ impl Prosody {
 
     fn config(&self) -> String {
         let dir = self.dir.display();
-        let port = self.port;
-        let lines = match &self.extra {
-            Extra::Lines(lines) => lines.as_str(),
-            Extra::Nothing | Extra::Plugin(_) => "",
-        };
+        let (port, lines) = (self.port, &self.lines);
         format!(
             r#"-- Written by the tests: what a user's configuration might say.
 data_path = "{dir}/data"

@@ -1,7 +1,7 @@
 //! The harness itself: that clients and servers do what the other suites take for granted, without anything of ours in between.
 
 use anyhow::Result;
-use cartulary_tests::prosody::{DOMAIN, Extra, PASSWORD, Prosody, ROOMS};
+use cartulary_tests::prosody::{DOMAIN, PASSWORD, Prosody, ROOMS};
 use cartulary_tests::talk::{Talk, talk};
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use std::time::Duration;
 async fn a_bare_server_delivers_everything_that_is_said() -> Result<()> {
     let dir = cartulary_tests::process::folder()?;
     let users = ["anna", "ben", "cleo"];
-    let prosody = Prosody::start(&dir.path().join("xmpp"), &["anna".to_owned()], Extra::Nothing).await?;
+    let prosody = Prosody::bare(&dir.path().join("xmpp"), &["anna".to_owned()], "").await?;
     let options = Talk {
         server: prosody.address(),
         domain: DOMAIN.to_owned(),

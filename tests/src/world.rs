@@ -1,0 +1,182 @@
+//! Everything one test needs, on this machine: an XMPP server with our plugin, a sidecar, and a PostgreSQL with an archive.
+//!
+//! A world has its own folder, ports and processes, so that tests may run side by side; all of it goes when the world is dropped.
+
+use crate::client::Client;
+use crate::oracle::Archive;
+use crate::postgres::{self, Postgres};
+use crate::prosody::{DOMAIN, PASSWORD, Prosody};
+use crate::sidecar::Sidecar;
+use anyhow::Result;
+use cartulary_compliance::config::{
+    Archiving, ClusterRef, Endpoint, EndpointTarget, FORMAT, JournalSettings, LinkSettings, PostgreSql, QueueLimit, SidecarConfig,
+    TlsMode,
+};
+use std::collections::BTreeMap;
+use tempfile::TempDir;
+
+/// The archive endpoint's name.
+pub const ENDPOINT: &str = "main";
+/// The archive's database.
+pub const DATABASE: &str = "archive";
+/// The sidecar's role there.
+pub const WRITER: &str = "cartulary_writer";
+
+/// What a test runs in.
+#[derive(Debug)]
+pub struct World {
+    /// The XMPP server.
+    pub prosody: Prosody,
+    /// The sidecar beside it.
+    pub sidecar: Sidecar,
+    /// The archive's server.
+    pub postgres: Postgres,
+    // Last, so that it is removed when nothing runs in it any more.
+    dir: TempDir,
+}
+
+/// What a world is to be like.
+pub struct Builder {
+    users: Vec<String>,
+    change: Box<dyn FnOnce(&mut SidecarConfig)>,
+    wrapper: Vec<String>,
+    migrate: bool,
+    serve: bool,
+    lines: String,
+}
+
+impl World {
+    /// A world with everything as a careful administrator would have it: both directions recorded, nothing delivered
+    /// unrecorded.
+    #[must_use]
+    pub fn builder() -> Builder {
+        let users = ["anna", "ben", "cleo"].map(str::to_owned).to_vec();
+        Builder { users, change: Box::new(|_| ()), wrapper: Vec::new(), migrate: true, serve: true, lines: String::new() }
+    }
+
+    /// [`Self::builder`] and start.
+    pub async fn start() -> Result<Self> {
+        Self::builder().start().await
+    }
+
+    /// A session, available; `who` is `user/resource`.
+    pub async fn client(&self, who: &str) -> Result<Client> {
+        let client = self.silent_client(who).await?;
+        client.available().await?;
+        Ok(client)
+    }
+
+    /// A session that sent no presence.
+    pub async fn silent_client(&self, who: &str) -> Result<Client> {
+        let (user, resource) = who.split_once('/').unwrap_or((who, "desk"));
+        Client::connect(self.prosody.address(), &format!("{user}@{DOMAIN}/{resource}"), PASSWORD).await
+    }
+
+    /// Everything in the archive, once nothing waits any more. Its streams are verified too.
+    pub async fn archive(&self) -> Result<Archive> {
+        self.sidecar.drained().await?;
+        Archive::read(&self.postgres, DATABASE).await
+    }
+
+    /// The world's folder.
+    #[must_use]
+    pub fn dir(&self) -> &std::path::Path {
+        self.dir.path()
+    }
+}
+
+impl Builder {
+    /// Who has an account.
+    #[must_use]
+    pub fn users(mut self, users: &[&str]) -> Self {
+        self.users = users.iter().map(|user| (*user).to_owned()).collect();
+        self
+    }
+
+    /// Changes the sidecar's first configuration.
+    #[must_use]
+    pub fn config(mut self, change: impl FnOnce(&mut SidecarConfig) + 'static) -> Self {
+        self.change = Box::new(change);
+        self
+    }
+
+    /// Runs the sidecar under a command.
+    #[must_use]
+    pub fn under(mut self, wrapper: Vec<String>) -> Self {
+        self.wrapper = wrapper;
+        self
+    }
+
+    /// Leaves the archive's database empty.
+    #[must_use]
+    pub fn unmigrated(mut self) -> Self {
+        self.migrate = false;
+        self
+    }
+
+    /// Further lines of the XMPP server's configuration, before its hosts.
+    #[must_use]
+    pub fn server_lines(mut self, lines: &str) -> Self {
+        lines.clone_into(&mut self.lines);
+        self
+    }
+
+    /// Leaves the XMPP server unstarted: a test breaks its plugin first, or plays the plugin itself.
+    #[must_use]
+    pub fn server_stopped(mut self) -> Self {
+        self.serve = false;
+        self
+    }
+
+    /// Starts everything; returns when the server is covered and the archive connected.
+    pub async fn start(self) -> Result<World> {
+        let dir = crate::process::folder()?;
+        let postgres = Postgres::start(&dir.path().join("postgres")).await?;
+        crate::oracle::create_database(&postgres, DATABASE, self.migrate).await?;
+        let server = dir.path().join("xmpp");
+        let mut config = config(&postgres);
+        (self.change)(&mut config);
+        let sidecar = Sidecar::start(&dir.path().join("sidecar"), &server, config, self.wrapper).await?;
+        let mut prosody = Prosody::prepare(&server, &self.users, Some(sidecar.link()), &self.lines)?;
+        if self.serve {
+            prosody.resume().await?;
+            sidecar.covered().await?;
+        }
+        Ok(World { prosody, sidecar, postgres, dir })
+    }
+}
+
+/// The configuration of a world whose archive is in `postgres`.
+#[must_use]
+pub fn config(postgres: &Postgres) -> SidecarConfig {
+    SidecarConfig {
+        format: FORMAT,
+        cluster: ClusterRef { namespace: "chat".to_owned(), name: "office".to_owned() },
+        generation: 1,
+        archiving: Archiving {
+            inbound: true,
+            outbound: true,
+            block_if_unable_to_record: true,
+            endpoint: Some(ENDPOINT.to_owned()),
+            node_endpoints: BTreeMap::new(),
+        },
+        endpoints: BTreeMap::from([(ENDPOINT.to_owned(), endpoint(postgres, DATABASE))]),
+        journal: JournalSettings::default(),
+        link: LinkSettings::default(),
+    }
+}
+
+/// A database of `postgres` as an endpoint.
+#[must_use]
+pub fn endpoint(postgres: &Postgres, database: &str) -> Endpoint {
+    let target = PostgreSql {
+        host: "127.0.0.1".to_owned(),
+        port: postgres.port(),
+        database: database.to_owned(),
+        username: WRITER.to_owned(),
+        password: postgres::PASSWORD.to_owned(),
+        tls: TlsMode::Disable,
+        ca: None,
+    };
+    Endpoint { target: EndpointTarget::PostgreSql(target), queue: QueueLimit::default() }
+}
