@@ -190,9 +190,9 @@ impl Default for LinkSettings {
 /// Why a configuration was not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// It is not JSON of this shape.
+    /// It is not JSON of this shape. The text holds no value of the configuration.
     #[error("the configuration cannot be read: {0}")]
-    Malformed(#[from] serde_json::Error),
+    Malformed(String),
     /// It is of another format.
     #[error(
         "the configuration has format {found}, this version reads format {FORMAT}: use operator and sidecar of one version"
@@ -204,6 +204,21 @@ pub enum ConfigError {
     /// It names an endpoint that it does not hold.
     #[error("the configuration sends records to the endpoint {0}, which it does not describe")]
     UnknownEndpoint(String),
+}
+
+impl From<serde_json::Error> for ConfigError {
+    fn from(error: serde_json::Error) -> Self {
+        let (text, place) = (error.to_string(), format!("line {}, column {}", error.line(), error.column()));
+        // Other messages quote the value that was found, which may be a password (P8).
+        let quotes_names_only = ["unknown field", "missing field", "duplicate field"];
+        if quotes_names_only.iter().any(|start| text.starts_with(start)) {
+            return Self::Malformed(text);
+        }
+        Self::Malformed(match error.classify() {
+            serde_json::error::Category::Data => format!("a value at {place} is not of its field's type"),
+            _ => format!("it is not JSON, from {place} on"),
+        })
+    }
 }
 
 impl SidecarConfig {
@@ -229,5 +244,62 @@ impl SidecarConfig {
     /// The JSON that [`Self::parse`] reads.
     pub fn to_json(&self) -> Result<Vec<u8>, ConfigError> {
         Ok(serde_json::to_vec(self)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example() -> serde_json::Value {
+        serde_json::json!({
+            "format": 1, "cluster": {"namespace": "chat", "name": "main"}, "generation": 3,
+            "archiving": {"inbound": true, "outbound": true, "blockIfUnableToRecord": true, "endpoint": "pg", "nodeEndpoints": {}},
+            "endpoints": {"pg": {
+                "target": {
+                    "type": "PostgreSQL", "host": "db", "port": 5432, "database": "archive", "username": "writer",
+                    "password": "secret", "tls": "VerifyFull", "ca": null
+                },
+                "queue": {"maxRecords": 10, "maxBytes": 1000},
+            }},
+            "journal": {"maxBytes": 1000, "keepConfirmedSeconds": 1, "ephemeral": false},
+            "link": {"answerTimeoutMs": 1, "maxWaiting": 1},
+        })
+    }
+
+    fn parse(json: &serde_json::Value) -> Result<SidecarConfig, ConfigError> {
+        SidecarConfig::parse(json.to_string().as_bytes())
+    }
+
+    #[test]
+    fn a_configuration_is_written_and_read_the_same() {
+        let config = parse(&example()).expect("good");
+        assert_eq!(SidecarConfig::parse(&config.to_json().expect("JSON")).expect("good"), config);
+        assert_eq!(config.archiving.endpoint_of("any"), Some("pg"));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_and_no_value_is_quoted() {
+        let table: [(&str, &str, serde_json::Value, &str); 6] = [
+            ("", "format", 2.into(), "format 2"),
+            ("", "extra", 1.into(), "unknown field `extra`"),
+            ("/endpoints/pg/target", "password", 271_828.into(), "not of its field's type"),
+            ("/endpoints/pg/target", "port", "271828".into(), "not of its field's type"),
+            ("/endpoints/pg/target", "type", "271828".into(), "not of its field's type"),
+            ("/archiving", "endpoint", "elsewhere".into(), "the endpoint elsewhere"),
+        ];
+        for (place, field, value, expected) in table {
+            let mut json = example();
+            json.pointer_mut(place).expect("there")[field] = value;
+            let error = parse(&json).expect_err(field).to_string();
+            assert!(error.contains(expected) && !error.contains("271828"), "{field}: {error}");
+        }
+        let error = SidecarConfig::parse(b"{\"format\":1,").expect_err("cut off").to_string();
+        assert!(error.contains("it is not JSON"), "{error}");
+    }
+
+    #[test]
+    fn a_password_is_never_printed() {
+        assert!(!format!("{:?}", parse(&example()).expect("good")).contains("secret"));
     }
 }

@@ -213,6 +213,8 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<()> {
         .await
         .with_context(|| format!("the admin port {} cannot be opened", options.admin))?;
 
+    let address = admin.local_addr()?;
+
     let (sender, receiver) = watch::channel(ConfigState::default());
     let app = App::new(&options.node, receiver);
     let background = CancellationToken::new();
@@ -227,7 +229,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<()> {
     });
     app.listening.store(true, Ordering::Relaxed);
     let link = tokio::spawn(app.link.clone().serve(listener, stop.clone()));
-    tracing::info!(socket = %options.link.display(), admin = %options.admin, "listening");
+    tracing::info!(socket = %options.link.display(), admin = %address, "listening");
 
     let journal = app.open_journal(&options, &stop).await;
     if let Some(journal) = journal {

@@ -31,6 +31,8 @@ const MAX_UNSENT: usize = 4 << 20;
 const MAX_WAITING: usize = 100_000;
 /// How long a connection may stay without a hello.
 const HELLO_PATIENCE: Duration = Duration::from_secs(10);
+/// When nothing came for so long, an ending connection's socket is empty.
+const QUIET: Duration = Duration::from_millis(50);
 /// How long an ending connection may take to answer what it has taken in.
 const END_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -277,7 +279,7 @@ impl<'a> Connection<'a> {
         self.waiting_bytes -= bytes;
     }
 
-    /// Takes in what the plugin had sent when the connection had to end, without waiting for more.
+    /// Takes in what the plugin had sent when the connection had to end.
     async fn read_what_is_there(&mut self) -> Result<(), String> {
         // More than a socket's buffer holds was not there when this began.
         for _ in 0..(2 * MAX_FRAME / READ) {
@@ -286,9 +288,9 @@ impl<'a> Connection<'a> {
                 return Ok(());
             }
             self.input.reserve(READ);
-            match self.reader.try_read_buf(&mut self.input) {
-                Ok(0) | Err(_) => return Ok(()),
-                Ok(_) => {}
+            match tokio::time::timeout(QUIET, self.reader.read_buf(&mut self.input)).await {
+                Ok(Ok(1..)) => {}
+                _ => return Ok(()),
             }
         }
         Ok(())
