@@ -31,25 +31,25 @@ pub const GROUP: &str = "cartulary.dev";
 /// Every kind's definition, in the order in which they are best read.
 #[must_use]
 pub fn definitions() -> Vec<CustomResourceDefinition> {
-    [XmppCluster::crd(), ArchiveEndpoint::crd()].into_iter().map(without_nullable).collect()
+    [XmppCluster::crd(), ArchiveEndpoint::crd()].into_iter().map(tidy).collect()
 }
 
+/// What the derive makes, as the API server and `kubectl explain` want it.
+///
 /// Fields that may be left out need not be `nullable` too: the API server drops nulls of fields that are not, while `has()` in
-/// CEL rules is true for those that are.
-fn without_nullable(definition: CustomResourceDefinition) -> CustomResourceDefinition {
-    fn strip(schema: &mut JSONSchemaProps) {
+/// CEL rules is true for those that are. Descriptions are wrapped by whoever shows them, not where our source is.
+fn tidy(definition: CustomResourceDefinition) -> CustomResourceDefinition {
+    fn walk(schema: &mut JSONSchemaProps) {
         schema.nullable = None;
-        schema.properties.iter_mut().flat_map(|properties| properties.values_mut()).for_each(strip);
+        schema.format = schema.format.take().filter(|format| !format.starts_with("uint"));
+        schema.description = schema.description.take().map(|text| text.replace('\n', " "));
+        schema.properties.iter_mut().flat_map(|properties| properties.values_mut()).for_each(walk);
         if let Some(JSONSchemaPropsOrArray::Schema(items)) = &mut schema.items {
-            strip(items);
+            walk(items);
         }
     }
     let mut definition = definition;
-    definition
-        .spec
-        .versions
-        .iter_mut()
-        .filter_map(|version| version.schema.as_mut()?.open_api_v3_schema.as_mut())
-        .for_each(strip);
+    let versions = definition.spec.versions.iter_mut();
+    versions.filter_map(|version| version.schema.as_mut()?.open_api_v3_schema.as_mut()).for_each(walk);
     definition
 }

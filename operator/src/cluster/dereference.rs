@@ -1,0 +1,70 @@
+//! Gathers what an XMPPCluster refers to. It decides nothing: what is missing is missing in the result.
+
+use crate::context::Context;
+use crate::endpoint;
+use crate::endpoint::resolve::Secrets;
+use crate::inject::parts::config_secret;
+use cartulary_compliance::names::label;
+use cartulary_crds::{ArchiveEndpoint, JournalClaim, XmppCluster};
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use kube::ResourceExt;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// What an XMPPCluster refers to, as it is now.
+#[derive(Default)]
+pub struct Gathered {
+    /// The ArchiveEndpoints of the namespace.
+    pub endpoints: BTreeMap<String, Arc<ArchiveEndpoint>>,
+    /// The Secrets of the endpoints that may be used.
+    pub secrets: Secrets,
+    /// The configuration Secret as it is now.
+    pub written: Option<Arc<Secret>>,
+    /// The pods under compliance of the cluster, those that have ended left out.
+    pub pods: Vec<Arc<Pod>>,
+    /// The claims that hold its journals.
+    pub claims: Vec<JournalClaim>,
+    /// The names of all claims of the namespace.
+    pub claim_names: BTreeSet<String>,
+}
+
+/// Gathers it.
+pub async fn dereference(cluster: &XmppCluster, context: &Context) -> Result<Gathered, kube::Error> {
+    let namespace = cluster.namespace().unwrap_or_default();
+    let name = cluster.name_any();
+    let here = |of: Option<String>| of.as_deref() == Some(&*namespace);
+    let mut gathered = Gathered { written: context.secret(&namespace, &config_secret(&name)).await?, ..Default::default() };
+    for endpoint in context.stores.endpoints.state_filter(|endpoint| here(endpoint.namespace())) {
+        if may_be_used(cluster, &endpoint) {
+            gathered.secrets.extend(endpoint::secrets(context, &namespace, &endpoint).await?);
+        }
+        gathered.endpoints.insert(endpoint.name_any(), endpoint);
+    }
+    gathered.pods = context.stores.pods.state_filter(|pod| {
+        here(pod.namespace()) && pod.labels().get(label::CLUSTER) == Some(&name) && !has_ended(pod)
+    });
+    gathered.pods.sort_by_key(|pod| pod.name_any());
+    for claim in context.stores.claims.state_filter(|claim| here(claim.namespace())) {
+        let claim_name = claim.name_any();
+        if claim.labels().get(label::CLUSTER) == Some(&name) {
+            let in_use = gathered.pods.iter().any(|pod| super::journals::claim_of(pod) == Some(&claim_name));
+            gathered.claims.push(JournalClaim { name: claim_name.clone(), in_use });
+        }
+        gathered.claim_names.insert(claim_name);
+    }
+    gathered.claims.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(gathered)
+}
+
+fn may_be_used(cluster: &XmppCluster, endpoint: &ArchiveEndpoint) -> bool {
+    let name = endpoint.name_any();
+    let archiving = &cluster.spec.archiving;
+    endpoint.spec.default
+        || archiving.endpoint.as_ref() == Some(&name)
+        || archiving.node_endpoints.iter().any(|node| node.endpoint == name)
+}
+
+fn has_ended(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
+}

@@ -1,0 +1,104 @@
+//! Reconciles XMPPClusters: dereference → validate → build → apply → coverage → status, one module each.
+//!
+//! Invariants: a declaration that cannot be carried out leaves the last good configuration running and says why; validation
+//! errors wait for a change; an idle cluster is asked for its status again and again, and written about only when that changed.
+
+pub mod apply;
+pub mod build;
+pub mod coverage;
+pub mod dereference;
+pub mod journals;
+pub mod status;
+pub mod validate;
+
+use crate::conditions::Problem;
+use crate::context::{ClusterView, Context};
+use crate::reasons as reason;
+use crate::write;
+use apply::{Applied, ApplyError};
+use cartulary_crds::{XmppCluster, XmppClusterStatus};
+use coverage::{Observation, Sidecar};
+use dereference::Gathered;
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt;
+use kube::runtime::controller::Action;
+use status::Outcome;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// Looks at one cluster.
+pub async fn reconcile(cluster: Arc<XmppCluster>, context: Arc<Context>) -> Result<Action, kube::Error> {
+    let namespace = cluster.namespace().unwrap_or_default();
+    if cluster.metadata.deletion_timestamp.is_some() {
+        context.observe(&namespace, &cluster.name_any(), None);
+        return Ok(Action::await_change());
+    }
+    let old = touch(&cluster, &context).await?;
+
+    let gathered = dereference::dereference(&cluster, &context).await?;
+    let (accepted, applied, endpoints, mut failed) = carry_out(&cluster, &gathered, &context).await;
+    // Claims also for a declaration that cannot be carried out: the pods of the last good one need them all the same.
+    if let Err(error) = apply::claims(&cluster, &gathered, &context).await {
+        failed = failed.or(Some(error));
+    }
+    let observations = coverage::observe(&gathered.pods, &context).await;
+    context.observe(&namespace, &cluster.name_any(), Some(view(&endpoints, &observations)));
+    let outcome = Outcome { accepted, applied, endpoints, observations };
+
+    let new = status::status(&cluster, &old, &gathered, &outcome, Timestamp::now());
+    if new != old {
+        write::status(&context, &*cluster, &new).await?;
+        write::events(&context, &*cluster, &old.conditions, &new.conditions).await;
+    }
+    match failed {
+        Some(error) => Err(error),
+        None if gathered.pods.is_empty() => Ok(Action::await_change()),
+        None => Ok(Action::requeue(context.options.poll_interval())),
+    }
+}
+
+/// Writes Ready=Unknown on what was never looked at, so that tools that wait for a status do not take its absence for success.
+async fn touch(cluster: &XmppCluster, context: &Context) -> Result<XmppClusterStatus, kube::Error> {
+    if let Some(status) = cluster.status.clone().filter(|status| !status.conditions.is_empty()) {
+        return Ok(status);
+    }
+    let status = status::pending(cluster, Timestamp::now());
+    write::status(context, cluster, &status).await?;
+    Ok(status)
+}
+
+type CarriedOut = (Result<Option<Problem>, Problem>, Option<Applied>, Vec<String>, Option<kube::Error>);
+
+async fn carry_out(cluster: &XmppCluster, gathered: &Gathered, context: &Context) -> CarriedOut {
+    let validated = match validate::validate(cluster, gathered) {
+        Ok(validated) => validated,
+        Err(problem) => return (Err(problem), apply::last_good(gathered), Vec::new(), None),
+    };
+    let prepared = build::build(validated, cluster);
+    let endpoints = prepared.config.endpoints.keys().cloned().collect();
+    match apply::apply(prepared, gathered, context).await {
+        Ok(applied) => (Ok(validate::warning(cluster)), Some(applied), endpoints, None),
+        Err(ApplyError::Problem(problem)) => (Err(problem), apply::last_good(gathered), endpoints, None),
+        Err(ApplyError::Kube(error)) => {
+            let problem = Problem::new(
+                reason::APPLY_FAILED,
+                format!("the configuration Secret could not be written, which is tried again: {error}"),
+            );
+            (Err(problem), apply::last_good(gathered), endpoints, Some(error))
+        }
+    }
+}
+
+/// What is told to the endpoints. Those that only an older configuration uses are still spoken of by its sidecars.
+fn view(endpoints: &[String], observations: &[Observation]) -> ClusterView {
+    let mut used: BTreeSet<String> = endpoints.iter().cloned().collect();
+    let mut view = ClusterView::default();
+    for pod in observations {
+        if let Sidecar::Answered(status) = &pod.sidecar {
+            used.extend(status.endpoints.keys().cloned());
+            view.nodes.insert(pod.pod.clone(), status.endpoints.clone());
+        }
+    }
+    view.endpoints = used.into_iter().collect();
+    view
+}
