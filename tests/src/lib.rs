@@ -1,6 +1,7 @@
 //! What the end-to-end tests are built from: real servers as processes of their own, clients that keep everything they are
 //! given, and an oracle that compares it with the archive. `docs/testing.md` says how it is laid out.
 
+pub mod bench;
 pub mod client;
 pub mod link;
 pub mod oracle;

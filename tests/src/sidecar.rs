@@ -197,11 +197,11 @@ impl Sidecar {
 }
 
 /// The sidecar's binary, of the profile these tests were built with. It is built if it is not fresh, so that no test runs against
-/// an old one; `CARTULARY_BIN` names a folder of binaries that are used as they are.
+/// an old one; `CARTULARY_PROGRAMS` names a folder of binaries that are used as they are.
 pub fn binary() -> Result<PathBuf> {
     static BINARY: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let find = || -> Result<PathBuf> {
-        if let Some(folder) = std::env::var_os("CARTULARY_BIN") {
+        if let Some(folder) = std::env::var_os("CARTULARY_PROGRAMS") {
             return Ok(Path::new(&folder).join("cartulary-sidecar"));
         }
         let own = std::env::current_exe()?;
