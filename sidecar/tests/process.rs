@@ -134,7 +134,8 @@ impl Plugin {
     fn next(&mut self) -> Frame {
         loop {
             if let Some(raw) = Frame::cut(&self.input).expect("in range") {
-                let (frame, taken) = (Frame::decode_payload(raw).expect("readable").expect("known"), raw.taken);
+                let (frame, taken) =
+                    (Frame::decode_payload(raw).expect("readable").expect("known"), raw.taken);
                 self.input.drain(..taken);
                 return frame;
             }
