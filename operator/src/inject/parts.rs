@@ -2,7 +2,6 @@
 //!
 //! These values are a contract with the sidecar and the plugins. Nothing here depends on the pod but the few facts in [`PodFacts`].
 
-use cartulary_compliance::config::SECRET_KEY;
 use cartulary_compliance::names::{ADMIN_PORT, SIDECAR_CONTAINER};
 use serde_json::{Value, json};
 
@@ -20,7 +19,7 @@ pub const NO_TOKEN_VOLUME: &str = "cartulary-no-token";
 /// Every volume that is ours.
 pub const VOLUMES: [&str; 4] = [CONFIG_VOLUME, RUN_VOLUME, JOURNAL_VOLUME, NO_TOKEN_VOLUME];
 /// Where [`CONFIG_VOLUME`] is mounted.
-pub const CONFIG_FOLDER: &str = "/etc/cartulary";
+pub const CONFIG_FOLDER: &str = "/etc/cartulary/config";
 /// Where [`RUN_VOLUME`] is mounted, in both containers.
 pub const RUN_FOLDER: &str = "/run/cartulary";
 /// Where [`JOURNAL_VOLUME`] is mounted.
@@ -94,12 +93,8 @@ pub fn container(image: &SidecarImage, facts: PodFacts) -> Value {
         "imagePullPolicy": image.pull_policy,
         "restartPolicy": "Always",
         "command": ["cartulary-sidecar"],
-        "args": [
-            "--config", format!("{CONFIG_FOLDER}/{SECRET_KEY}"),
-            "--data", JOURNAL_FOLDER,
-            "--link", LINK_SOCKET,
-            "--plugin-target", RUN_FOLDER,
-        ],
+        // All other paths are where the sidecar looks by itself.
+        "args": ["--plugin-target", RUN_FOLDER],
         "env": [{ "name": "CARTULARY_NODE", "valueFrom": { "fieldRef": { "apiVersion": "v1", "fieldPath": "metadata.name" } } }],
         "ports": [{ "name": "cartulary", "containerPort": ADMIN_PORT, "protocol": "TCP" }],
         // It may take two minutes to recover a large journal, and the XMPP server must not start before that.

@@ -1,0 +1,176 @@
+//! From a declaration to the configuration Secret: validation as a table, building as golden files.
+//!
+//! `UPDATE_GOLDEN=1 cargo test -p cartulary-operator --test configuration` rewrites what is expected; read the difference.
+
+use cartulary_compliance::config::{SECRET_KEY, SidecarConfig};
+use cartulary_crds::{ArchiveEndpoint, XmppCluster};
+use cartulary_operator::cluster::build::{Prepared, build};
+use cartulary_operator::cluster::dereference::Gathered;
+use cartulary_operator::cluster::validate::{validate, warning};
+use cartulary_operator::conditions::Problem;
+use cartulary_operator::reasons as reason;
+use flate2::read::GzDecoder;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use serde_json::{Value, json};
+use std::io::Read;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+fn cluster(spec: Value) -> XmppCluster {
+    let mut spec = spec;
+    spec["server"] = json!("Prosody");
+    let mut cluster = XmppCluster::new("chat", serde_json::from_value(spec).expect("a spec"));
+    cluster.metadata.namespace = Some("team".to_owned());
+    cluster.metadata.generation = Some(7);
+    cluster.metadata.uid = Some("11111111-2222-3333-4444-555555555555".to_owned());
+    cluster
+}
+
+fn postgresql(default: bool) -> Value {
+    json!({
+        "type": "PostgreSQL",
+        "default": default,
+        "postgresql": {
+            "host": "archive.db.svc",
+            "database": "records",
+            "credentialsSecret": { "name": "writer" },
+            "tls": { "caSecret": { "name": "authority" } },
+        },
+    })
+}
+
+fn sqlite(default: bool) -> Value {
+    json!({ "type": "SQLite", "default": default })
+}
+
+fn secret(pairs: &[(&str, &str)]) -> Arc<Secret> {
+    let data = pairs.iter().map(|(key, value)| ((*key).to_owned(), ByteString(value.as_bytes().to_vec()))).collect();
+    Arc::new(Secret { data: Some(data), ..Secret::default() })
+}
+
+/// Everything a PostgreSQL endpoint refers to is there.
+fn gathered(endpoints: &[(&str, Value)]) -> Gathered {
+    let endpoint = |(name, spec): &(&str, Value)| {
+        let spec = serde_json::from_value(spec.clone()).expect("a spec");
+        ((*name).to_owned(), Arc::new(ArchiveEndpoint::new(name, spec)))
+    };
+    let mut gathered = Gathered { endpoints: endpoints.iter().map(endpoint).collect(), ..Gathered::default() };
+    gathered.secrets.insert("writer".to_owned(), secret(&[("username", "writer"), ("password", "not a real one")]));
+    gathered.secrets.insert("authority".to_owned(), secret(&[("ca.crt", "PEM")]));
+    gathered
+}
+
+fn problem(spec: Value, gathered: &Gathered) -> Problem {
+    validate(&cluster(spec), gathered).expect_err("a problem")
+}
+
+fn made(spec: Value, gathered: &Gathered) -> Prepared {
+    let cluster = cluster(spec);
+    build(validate(&cluster, gathered).expect("valid"), &cluster)
+}
+
+fn unpacked(prepared: &Prepared) -> Vec<u8> {
+    let data = prepared.secret.data.as_ref().expect("data");
+    let mut json = Vec::new();
+    GzDecoder::new(&*data[SECRET_KEY].0).read_to_end(&mut json).expect("gzip");
+    json
+}
+
+#[test]
+fn every_declaration_makes_the_configuration_written_down() {
+    let everything = json!({
+        "archiving": {
+            "outbound": true,
+            "blockIfUnableToRecord": true,
+            "endpoint": "records",
+            "nodeEndpoints": [{ "pod": "prosody-1", "endpoint": "local" }],
+        },
+        "journal": { "size": "10Gi", "maxBytes": "2Gi", "keepConfirmed": "2h" },
+        "link": { "answerTimeout": "5s" },
+    });
+    let cases = [
+        ("least", json!({}), gathered(&[("records", postgresql(true))])),
+        ("everything", everything, gathered(&[("records", postgresql(false)), ("local", sqlite(false)), ("other", sqlite(true))])),
+        ("off", json!({ "archiving": { "inbound": false } }), gathered(&[])),
+    ];
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/configuration");
+    for (name, spec, gathered) in cases {
+        let prepared = made(spec, &gathered);
+        let mut shown = serde_json::to_value(&prepared.secret).expect("JSON");
+        let content: Value = serde_json::from_slice(&unpacked(&prepared)).expect("JSON");
+        shown["data"] = json!({ SECRET_KEY: content });
+        let actual = serde_yaml_ng::to_string(&shown).expect("YAML");
+        let path = folder.join(format!("{name}.yaml"));
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            std::fs::write(&path, &actual).expect("written");
+        }
+        assert_eq!(actual, std::fs::read_to_string(&path).expect("its golden file"), "{name}");
+    }
+}
+
+#[test]
+fn what_is_made_can_be_read_by_the_sidecar_and_is_made_the_same_again() {
+    let gathered = gathered(&[("records", postgresql(true))]);
+    let (once, twice) = (made(json!({}), &gathered), made(json!({}), &gathered));
+    assert_eq!(once, twice);
+    assert_eq!(SidecarConfig::parse(&unpacked(&once)).expect("readable"), once.config);
+}
+
+#[test]
+fn a_missing_secret_and_a_missing_key_are_named_and_their_content_never_is() {
+    let mut gathered = gathered(&[("records", postgresql(true))]);
+    gathered.secrets.insert("writer".to_owned(), secret(&[("username", "confidential"), ("password", "")]));
+    let incomplete = problem(json!({}), &gathered);
+    assert_eq!(incomplete.reason, reason::SECRET_INCOMPLETE);
+    assert!(incomplete.message.contains("key password in the Secret writer"), "{}", incomplete.message);
+    assert!(!incomplete.message.contains("confidential"));
+    gathered.secrets.remove("authority");
+    let missing = problem(json!({}), &gathered);
+    assert_eq!(missing.reason, reason::SECRET_MISSING);
+    assert!(missing.message.contains("authority"), "{}", missing.message);
+}
+
+#[test]
+fn exactly_one_endpoint_is_the_default_where_none_is_named() {
+    for endpoints in [vec![], vec![("a", sqlite(false))], vec![("a", sqlite(true)), ("b", sqlite(true))]] {
+        assert_eq!(problem(json!({}), &gathered(&endpoints)).reason, reason::NO_DEFAULT_ENDPOINT);
+    }
+    let named = json!({ "archiving": { "endpoint": "b" } });
+    let both = gathered(&[("a", sqlite(true)), ("b", sqlite(true))]);
+    assert_eq!(made(named.clone(), &both).config.archiving.endpoint.as_deref(), Some("b"));
+    assert_eq!(problem(named, &gathered(&[("a", sqlite(true))])).reason, reason::ENDPOINT_MISSING);
+}
+
+#[test]
+fn a_contradiction_that_got_past_the_api_server_is_refused() {
+    let gathered = gathered(&[("records", sqlite(true))]);
+    let specs = [
+        json!({ "archiving": { "inbound": false, "blockIfUnableToRecord": true } }),
+        json!({ "journal": { "ephemeral": true, "size": "1Gi" } }),
+        json!({ "journal": { "size": "1Gi", "maxBytes": "1Gi" } }),
+        json!({ "journal": { "size": "99999999999999Ti" } }),
+        json!({ "journal": { "keepConfirmed": "soon" } }),
+        json!({ "link": { "answerTimeout": "99999999h" } }),
+    ];
+    for spec in specs {
+        assert_eq!(problem(spec.clone(), &gathered).reason, reason::CONTRADICTION, "{spec}");
+    }
+}
+
+#[test]
+fn a_journal_leaves_room_on_its_claim_and_more_beside_an_archive() {
+    let max_bytes = |spec, endpoint| made(spec, &gathered(&[("records", endpoint)])).config.journal.max_bytes;
+    let gib = 1 << 30;
+    assert_eq!(max_bytes(json!({ "journal": { "size": "10Gi" } }), postgresql(true)), 8 * gib);
+    assert_eq!(max_bytes(json!({ "journal": { "size": "10Gi" } }), sqlite(true)), 5 * gib);
+    assert_eq!(max_bytes(json!({ "journal": { "ephemeral": true } }), sqlite(true)), gib);
+}
+
+#[test]
+fn an_archive_of_half_conversations_is_warned_about() {
+    let reason_of = |archiving: Value| warning(&cluster(json!({ "archiving": archiving }))).map(|problem| problem.reason);
+    assert_eq!(reason_of(json!({})), Some(reason::OUTBOUND_OFF));
+    assert_eq!(reason_of(json!({ "inbound": false })), Some(reason::ARCHIVING_OFF));
+    assert_eq!(reason_of(json!({ "outbound": true })), None);
+}
