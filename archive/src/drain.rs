@@ -1,1 +1,334 @@
-//! placeholder
+//! Carries records from the journal to one endpoint, in order, until it is told to stop (P2, P3, MA-6, MA-7).
+//!
+//! Invariants: a record is confirmed only after its endpoint has it durably, or after it was kept aside as a dead letter;
+//! nothing is passed over silently. A batch that is refused is halved until the records that are at fault stand alone. An
+//! archive that holds less than it had confirmed is refilled from what the journal keeps.
+
+use crate::endpoint::{Endpoint, EndpointError, WriteReport};
+use crate::journal::{DeadLetterError, Journal, JournalError, JournalReader, MissingRange, Position, Stored};
+use crate::record::StreamId;
+use cartulary_compliance::names::reason;
+use cartulary_compliance::status::EndpointStatus;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+/// How a drain goes about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DrainOptions {
+    /// Records in one batch.
+    pub batch_records: usize,
+    /// Bytes in one batch, unless one record alone is larger.
+    pub batch_bytes: u64,
+    /// Pause after a first failure; doubled after each further one.
+    pub pause_min: Duration,
+    /// Longest pause.
+    pub pause_max: Duration,
+    /// How often an idle connection is tried.
+    pub idle: Duration,
+}
+
+impl Default for DrainOptions {
+    fn default() -> Self {
+        Self {
+            batch_records: 500,
+            batch_bytes: 8 << 20,
+            pause_min: Duration::from_millis(250),
+            pause_max: Duration::from_secs(30),
+            idle: Duration::from_secs(15),
+        }
+    }
+}
+
+/// One endpoint's carrier.
+pub struct Drain<E> {
+    journal: Journal,
+    name: String,
+    endpoint: E,
+    options: DrainOptions,
+    handle: DrainHandle,
+    failures: u32,
+    /// Records still to be written before an archive that went back holds again what it had confirmed.
+    refilling: u64,
+}
+
+/// What others see of a drain.
+#[derive(Clone)]
+pub struct DrainHandle {
+    journal: Journal,
+    name: String,
+    said: Arc<Mutex<Said>>,
+    retry: Arc<Notify>,
+}
+
+#[derive(Default)]
+struct Said {
+    state: &'static str,
+    message: String,
+    /// What an archive that went back lost for good.
+    lost: Option<String>,
+}
+
+impl DrainHandle {
+    /// The endpoint's status.
+    #[must_use]
+    pub fn status(&self) -> EndpointStatus {
+        let queue = self.journal.queue(&self.name);
+        let said = self.said();
+        let message = match &said.lost {
+            Some(lost) => format!("{}; {lost}", said.message),
+            None => said.message.clone(),
+        };
+        EndpointStatus {
+            state: said.state.to_owned(),
+            message,
+            waiting: queue.waiting,
+            oldest_waiting_micros: queue.oldest_waiting_nanos.map(|nanos| nanos.div_euclid(1000)),
+            archived: queue.archived,
+            dead_letters: queue.dead_letters,
+        }
+    }
+
+    /// Has the dead letters tried again, soon.
+    pub fn retry_dead_letters(&self) {
+        self.retry.notify_one();
+    }
+
+    fn said(&self) -> MutexGuard<'_, Said> {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn say(&self, state: &'static str, message: String) {
+        let mut said = self.said();
+        if said.state != state {
+            match state {
+                reason::CONNECTED | reason::CONNECTING => {
+                    tracing::info!(endpoint = self.name, state, "{message}");
+                }
+                _ => tracing::warn!(endpoint = self.name, state, "{message}"),
+            }
+        }
+        (said.state, said.message) = (state, message);
+    }
+}
+
+/// Why work on a connection ended.
+enum Ended {
+    Stopped,
+    Endpoint(EndpointError),
+    Journal(String),
+}
+
+impl From<EndpointError> for Ended {
+    fn from(error: EndpointError) -> Self {
+        Self::Endpoint(error)
+    }
+}
+
+impl From<JournalError> for Ended {
+    fn from(error: JournalError) -> Self {
+        Self::Journal(error.to_string())
+    }
+}
+
+impl From<DeadLetterError> for Ended {
+    fn from(error: DeadLetterError) -> Self {
+        Self::Journal(error.to_string())
+    }
+}
+
+impl<E: Endpoint> Drain<E> {
+    /// A drain of the journal's queue `name`, and its handle. Nothing happens before [`Self::run`].
+    pub fn new(journal: Journal, name: &str, endpoint: E, options: DrainOptions) -> (Self, DrainHandle) {
+        let handle = DrainHandle {
+            journal: journal.clone(),
+            name: name.to_owned(),
+            said: Arc::default(),
+            retry: Arc::default(),
+        };
+        handle.say(reason::CONNECTING, "not tried yet".to_owned());
+        let drain = Self {
+            journal,
+            name: name.to_owned(),
+            endpoint,
+            options,
+            handle: handle.clone(),
+            failures: 0,
+            refilling: 0,
+        };
+        (drain, handle)
+    }
+
+    /// Works until `stop`. A batch under way is given up; writing it again is harmless.
+    pub async fn run(mut self, stop: CancellationToken) {
+        loop {
+            let ended = tokio::select! {
+                () = stop.cancelled() => Ended::Stopped,
+                ended = self.work() => ended,
+            };
+            match ended {
+                Ended::Stopped => return,
+                Ended::Endpoint(error) => self.handle.say(error.reason(), error.to_string()),
+                Ended::Journal(message) => {
+                    self.handle.say(reason::CONNECTED, format!("waits for the journal: {message}"));
+                }
+            }
+            let pause = self.pause();
+            self.failures = self.failures.saturating_add(1);
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    fn pause(&self) -> Duration {
+        let full =
+            self.options.pause_min.saturating_mul(1 << self.failures.min(16)).min(self.options.pause_max);
+        let mut random = [0; 4];
+        // Without randomness every node comes back at the same time, which is all.
+        let _ = getrandom::fill(&mut random);
+        full.mul_f64(0.5 + f64::from(u32::from_be_bytes(random)) / f64::from(u32::MAX) / 2.0)
+    }
+
+    /// One connection's life.
+    async fn work(&mut self) -> Ended {
+        match self.try_work().await {
+            Ok(never) => match never {},
+            Err(ended) => ended,
+        }
+    }
+
+    async fn try_work(&mut self) -> Result<std::convert::Infallible, Ended> {
+        self.endpoint.connect().await?;
+        self.check_position().await?;
+        self.say_connected();
+        let mut reader = self.journal.reader(&self.name);
+        loop {
+            let retry = Arc::clone(&self.handle.retry);
+            let batch = tokio::select! {
+                batch = reader.next(self.options.batch_records, self.options.batch_bytes) => Some(batch?),
+                () = retry.notified() => {
+                    self.retry_dead_letters().await?;
+                    None
+                }
+                () = tokio::time::sleep(self.options.idle) => None,
+            };
+            match batch {
+                Some(batch) => self.carry(&batch).await?,
+                None => {
+                    if self.check_position().await? {
+                        reader = self.fresh_reader();
+                    }
+                }
+            }
+            self.failures = 0;
+            self.journal.reap();
+            self.say_connected();
+        }
+    }
+
+    fn fresh_reader(&self) -> JournalReader {
+        self.journal.reader(&self.name)
+    }
+
+    fn say_connected(&self) {
+        if self.refilling == 0 {
+            self.handle.say(reason::CONNECTED, "connected and archiving".to_owned());
+        } else {
+            let message = format!(
+                "the archive holds less than it had confirmed, as if restored from a backup; {} records are written again",
+                self.refilling
+            );
+            self.handle.say(reason::WENT_BACK, message);
+        }
+    }
+
+    /// Compares the archive with the cursor; refills it if it went back. Returns whether it did.
+    async fn check_position(&mut self) -> Result<bool, Ended> {
+        let Some(confirmed) = self.journal.queue(&self.name).confirmed else { return Ok(false) };
+        let stream = StreamId {
+            journal: self.journal.id(),
+            endpoint: self.name.clone(),
+            incarnation: confirmed.incarnation,
+        };
+        let there = self.endpoint.position(&stream).await?;
+        match there {
+            Some((sequence, hash)) if sequence == confirmed.sequence && hash != confirmed.hash => {
+                tracing::error!(
+                    endpoint = self.name,
+                    "the archive's record {sequence} of {stream} is not the one that was written: run cartulary verify"
+                );
+                return Ok(false);
+            }
+            Some((sequence, _)) if sequence >= confirmed.sequence => return Ok(false),
+            _ => {}
+        }
+        let archived = there.map(|(sequence, _)| (confirmed.incarnation, sequence));
+        let report = self.journal.rewind(&self.name, archived).await?;
+        self.refilling = report.available;
+        let lost = report.missing.as_ref().map(describe);
+        tracing::error!(
+            endpoint = self.name,
+            available = report.available,
+            lost = lost.as_deref().unwrap_or("nothing"),
+            "the archive holds less than it had confirmed"
+        );
+        self.handle.said().lost = lost;
+        self.say_connected();
+        Ok(true)
+    }
+
+    /// Writes a batch, halving what is refused.
+    async fn carry(&mut self, batch: &[Stored]) -> Result<(), Ended> {
+        let mut parts = vec![batch];
+        while let Some(part) = parts.pop() {
+            let Some(last) = part.last() else { continue };
+            match self.endpoint.write(part).await {
+                Ok(report) => self.keep_conflicting(part, &report).await?,
+                Err(EndpointError::Rejected { message }) if part.len() == 1 => {
+                    tracing::error!(endpoint = self.name, id = %last.record.header.id, "the archive refuses a record: {message}");
+                    self.journal.dead_letter(&self.name, last, &message).await?;
+                }
+                Err(EndpointError::Rejected { .. }) => {
+                    let (first, second) = part.split_at(part.len() / 2);
+                    parts.extend([second, first]);
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            }
+            self.journal.confirm(&self.name, last).await?;
+            self.refilling = self.refilling.saturating_sub(part.len() as u64);
+        }
+        Ok(())
+    }
+
+    async fn keep_conflicting(&mut self, part: &[Stored], report: &WriteReport) -> Result<(), Ended> {
+        for stored in part.iter().filter(|stored| report.conflicting.contains(&stored.record.header.id)) {
+            let message = "the archive holds another record under this id: run cartulary verify";
+            tracing::error!(endpoint = self.name, id = %stored.record.header.id, "{message}");
+            self.journal.dead_letter(&self.name, stored, message).await?;
+        }
+        Ok(())
+    }
+
+    async fn retry_dead_letters(&mut self) -> Result<(), Ended> {
+        for name in self.journal.dead_names(&self.name).await? {
+            let Some(letter) = self.journal.dead(&name).await? else { continue };
+            let stored = Stored { record: letter.record, position: Position::default() };
+            match self.endpoint.write(std::slice::from_ref(&stored)).await {
+                Ok(report) if report.conflicting.is_empty() => self.journal.raise(&self.name, &name).await?,
+                Ok(_) | Err(EndpointError::Rejected { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn describe(missing: &MissingRange) -> String {
+    let MissingRange { incarnation, first, last } = missing;
+    let range = last.map_or_else(|| format!("from {first} on"), |last| format!("{first} to {last}"));
+    format!("records {range} of incarnation {incarnation} are kept nowhere any more: restore a newer backup")
+}

@@ -192,7 +192,7 @@ async fn make_partitions(connection: &mut PgConnection) -> Result<u64, sqlx::Err
 
 /// The smallest UUIDv7 of a second.
 fn bound(seconds: i64) -> uuid::Uuid {
-    uuid::Uuid::from_u128(u128::from(seconds.unsigned_abs()) * 1000 << 80)
+    uuid::Uuid::from_u128((u128::from(seconds.unsigned_abs()) * 1000) << 80)
 }
 
 fn grants(roles: &Roles) -> Vec<String> {

@@ -19,7 +19,7 @@ pub use target::Target;
 use crate::journal::Stored;
 use crate::record::{Hash, StreamId};
 use error::classify;
-use rows::Bind;
+pub(crate) use rows::Bind;
 use sqlx::{Connection as _, PgConnection, SqliteConnection};
 use std::future::Future;
 use std::time::Duration;

@@ -30,6 +30,8 @@ pub struct Draft {
 }
 
 /// What a caller may record.
+// Nearly every record is the large one; a box would cost each of them an allocation.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug, Clone, PartialEq)]
 pub enum Body {
     /// A stanza that was asked about, and what was answered.
@@ -235,6 +237,7 @@ pub struct StreamEnd {
 }
 
 /// What a record of any kind says.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug, Clone, PartialEq)]
 pub enum Content {
     /// A stream begins.

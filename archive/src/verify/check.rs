@@ -1,0 +1,367 @@
+//! The checks themselves, fed with records in the order of their streams.
+
+use super::{DeclaredGap, Finding, FindingKind, MAX_FINDINGS, Report, Unclosed};
+use crate::endpoint::ArchivedRecord;
+use crate::endpoint::projection::{INTS, Projection, TEXTS, UUIDS, project, without_payload};
+use crate::record::{Body, Content, Form, Gap, Hash, Header, Payload, StreamEnd, StreamId, hash};
+use std::collections::BTreeMap;
+use uuid::Uuid;
+
+/// Takes records in the order of journal, endpoint, incarnation, sequence; says at the end what was found.
+#[derive(Default)]
+pub struct Checker {
+    records: u64,
+    findings: Vec<Finding>,
+    more_findings: u64,
+    streams: BTreeMap<StreamId, Seen>,
+    /// The last record, if the next may be of the same stream.
+    current: Option<StreamId>,
+    missing: Vec<Missing>,
+    gaps: Vec<(StreamId, Gap)>,
+    successors: Vec<(StreamId, Option<StreamEnd>)>,
+}
+
+/// What was seen of a stream so far.
+struct Seen {
+    last: u64,
+    /// Hash of the last record's header, and what its column says of it: either is taken for the next record's previous.
+    hashes: [Hash; 2],
+    closed: bool,
+}
+
+/// Sequences that are not there, until gap records say otherwise.
+struct Missing {
+    stream: StreamId,
+    first: u64,
+    last: u64,
+}
+
+impl Checker {
+    /// Checks one record.
+    pub fn record(&mut self, record: &ArchivedRecord) {
+        self.records += 1;
+        let columns = column_stream(record);
+        let computed = hash(&record.header);
+        let header = match Header::decode(&record.header) {
+            Ok(header) => header,
+            Err(error) => {
+                let message = format!("its header cannot be read: {error}");
+                self.find(FindingKind::HeaderChanged, &columns, None, record.id, &message);
+                self.unreadable(columns, record, computed);
+                return;
+            }
+        };
+        let stream = header.stream.clone();
+        if record.hash != computed {
+            let message = "its header was changed: it does not fit its hash";
+            self.find(FindingKind::HeaderChanged, &stream, Some(header.sequence), record.id, message);
+        }
+        let intact = self.payloads(record, &header);
+        self.columns(record, &header, intact);
+        self.chain(record, &header, computed);
+        match header.content {
+            Content::Open(open) => self.successors.push((stream, open.predecessor)),
+            Content::Body(Body::Gap(gap)) => {
+                let incarnation = gap.incarnation.unwrap_or(stream.incarnation);
+                self.gaps.push((StreamId { incarnation, ..stream }, gap));
+            }
+            Content::Body(_) | Content::Close => {}
+        }
+    }
+
+    /// The result.
+    #[must_use]
+    pub fn finish(mut self) -> Report {
+        let successors = std::mem::take(&mut self.successors);
+        self.forks(&successors);
+        for (successor, predecessor) in &successors {
+            if let Some(end) = predecessor {
+                self.predecessor(successor, end);
+            }
+        }
+        for missing in std::mem::take(&mut self.missing) {
+            for (first, last) in self.uncovered(&missing) {
+                let count = last - first + 1;
+                let message = format!("{count} record(s) from {first} to {last} are missing and no gap record says why");
+                self.push(FindingKind::RecordsMissing, &missing.stream, Some(first), None, message);
+            }
+        }
+        let followed = |stream: &StreamId| {
+            successors.iter().any(|(successor, end)| {
+                (successor.journal, &successor.endpoint) == (stream.journal, &stream.endpoint)
+                    && end.is_some_and(|end| end.incarnation == stream.incarnation)
+            })
+        };
+        let unclosed = self
+            .streams
+            .iter()
+            .filter(|(stream, seen)| !seen.closed && !followed(stream))
+            .map(|(stream, seen)| Unclosed { stream: stream.clone(), last_sequence: seen.last })
+            .collect();
+        self.findings.sort_by(|a, b| (&a.stream, a.sequence, a.kind).cmp(&(&b.stream, b.sequence, b.kind)));
+        let (records, streams) = (self.records, self.streams.len() as u64);
+        let found = self.findings.len() as u64 + self.more_findings;
+        let sentence = if found == 0 {
+            format!("consistent, completeness not proven: {records} record(s) in {streams} stream(s), no anchors")
+        } else {
+            format!("not consistent: {found} finding(s) in {records} record(s) of {streams} stream(s)")
+        };
+        let gaps = self
+            .gaps
+            .into_iter()
+            .map(|(stream, gap)| DeclaredGap {
+                stream,
+                first: gap.first,
+                count: gap.count,
+                reason: gap.reason.word().to_owned(),
+            })
+            .collect();
+        Report {
+            consistent: found == 0,
+            completeness_proven: false,
+            records,
+            streams,
+            findings: self.findings,
+            more_findings: self.more_findings,
+            gaps,
+            unclosed,
+            sentence,
+        }
+    }
+
+    /// A record that cannot be read still stands where its columns say, so that only one thing is reported.
+    fn unreadable(&mut self, stream: StreamId, record: &ArchivedRecord, computed: Hash) {
+        let last = record.projection.ints[0].and_then(|sequence| u64::try_from(sequence).ok()).unwrap_or(0);
+        let hashes = [computed, record.hash.as_slice().try_into().unwrap_or(computed)];
+        self.current = Some(stream.clone());
+        self.streams.insert(stream, Seen { last, hashes, closed: false });
+    }
+
+    /// Compares payloads with the header's commitments. Returns whether they are as they were.
+    fn payloads(&mut self, record: &ArchivedRecord, header: &Header) -> bool {
+        let mut intact = true;
+        let mut found = |kind, message: String, this: &mut Self| {
+            intact = false;
+            this.find(kind, &header.stream, Some(header.sequence), record.id, &message);
+        };
+        for reference in &header.payloads {
+            let number = reference.number;
+            let kept = record.payloads.iter().find(|kept| kept.number == i64::from(number));
+            match kept.map(|kept| (kept, payload(kept))) {
+                Some((_, Some(payload))) if payload.reference() == *reference => {}
+                Some((kept, _)) if kept.bytes.is_none() => {
+                    found(FindingKind::PayloadMissing, format!("its payload {number} was erased"), self);
+                }
+                Some(_) => found(FindingKind::PayloadChanged, format!("its payload {number} was changed"), self),
+                None => found(FindingKind::PayloadMissing, format!("its payload {number} is not there"), self),
+            }
+        }
+        for kept in &record.payloads {
+            if !header.payloads.iter().any(|reference| i64::from(reference.number) == kept.number) {
+                let message = format!("it has a payload {} that its header does not name", kept.number);
+                found(FindingKind::PayloadMissing, message, self);
+            }
+        }
+        intact
+    }
+
+    fn columns(&mut self, record: &ArchivedRecord, header: &Header, intact: bool) {
+        let payloads: Vec<Payload> = record.payloads.iter().filter_map(payload).collect();
+        let (mut expected, mut actual) = (project(header, &payloads), record.projection.clone());
+        if !intact {
+            (expected, actual) = (without_payload(expected), without_payload(actual));
+        }
+        let mut names = differing(&expected, &actual);
+        if record.id != header.id {
+            names.push("id");
+        }
+        if record.previous != header.previous {
+            names.push("previous");
+        }
+        if !names.is_empty() {
+            let message = format!("it was changed in {}, which differs from its header or payload", names.join(", "));
+            self.find(FindingKind::ColumnChanged, &header.stream, Some(header.sequence), record.id, &message);
+        }
+    }
+
+    fn chain(&mut self, record: &ArchivedRecord, header: &Header, computed: Hash) {
+        let stream = &header.stream;
+        let sequence = header.sequence;
+        let mut findings: Vec<(FindingKind, String)> = Vec::new();
+        let begun = self.streams.get(stream).filter(|_| self.current.as_ref() == Some(stream));
+        match begun {
+            Some(seen) if sequence <= seen.last => {
+                findings.push((FindingKind::Doubled, "another record stands at its place".to_owned()));
+            }
+            Some(seen) => {
+                if sequence > seen.last + 1 {
+                    let (first, last) = (seen.last + 1, sequence - 1);
+                    self.missing.push(Missing { stream: stream.clone(), first, last });
+                } else if !seen.hashes.contains(&header.previous) {
+                    let message = "it does not follow the record before it: one of them was changed or put in";
+                    findings.push((FindingKind::ChainBroken, message.to_owned()));
+                }
+                if seen.closed {
+                    let message = "it stands after the record that closed its stream";
+                    findings.push((FindingKind::ChainBroken, message.to_owned()));
+                }
+            }
+            None if sequence > 0 => {
+                self.missing.push(Missing { stream: stream.clone(), first: 0, last: sequence - 1 });
+            }
+            None if !matches!(header.content, Content::Open(_)) || header.previous != [0; 32] => {
+                findings.push((FindingKind::ChainBroken, "it begins a stream and is no open record".to_owned()));
+            }
+            None => {}
+        }
+        for (kind, message) in findings {
+            self.find(kind, stream, Some(sequence), record.id, &message);
+        }
+        let hashes = [computed, record.hash.as_slice().try_into().unwrap_or(computed)];
+        let closed = matches!(header.content, Content::Close);
+        self.current = Some(stream.clone());
+        let seen = self.streams.entry(stream.clone()).or_insert(Seen { last: sequence, hashes, closed });
+        if sequence >= seen.last {
+            *seen = Seen { last: sequence, hashes, closed };
+        }
+    }
+
+    fn forks(&mut self, successors: &[(StreamId, Option<StreamEnd>)]) {
+        let mut first: BTreeMap<(Uuid, String, Option<Uuid>), Uuid> = BTreeMap::new();
+        for (stream, predecessor) in successors {
+            let key = (stream.journal, stream.endpoint.clone(), predecessor.map(|end| end.incarnation));
+            if let Some(other) = first.get(&key) {
+                let message = match predecessor {
+                    Some(end) => format!(
+                        "it and incarnation {other} both follow incarnation {}: a volume was restored from a copy",
+                        end.incarnation
+                    ),
+                    None => format!("it and incarnation {other} both begin the journal: a volume was restored from a copy"),
+                };
+                self.push(FindingKind::Fork, stream, Some(0), None, message);
+            } else {
+                first.insert(key, stream.incarnation);
+            }
+        }
+    }
+
+    fn predecessor(&mut self, successor: &StreamId, end: &StreamEnd) {
+        let stream = StreamId { incarnation: end.incarnation, ..successor.clone() };
+        let whole = Missing { stream: stream.clone(), first: 0, last: end.sequence };
+        let Some(seen) = self.streams.get(&stream) else {
+            if !self.uncovered(&whole).is_empty() {
+                let message = format!("the stream before it, incarnation {}, is not there", end.incarnation);
+                self.push(FindingKind::PredecessorMissing, successor, Some(0), None, message);
+            }
+            return;
+        };
+        if seen.last < end.sequence {
+            self.missing.push(Missing { stream, first: seen.last + 1, last: end.sequence });
+        } else if seen.last > end.sequence {
+            let after = Missing { stream: stream.clone(), first: end.sequence + 1, last: seen.last };
+            // A gap record covers records that the journal had lost and the archive had got before.
+            if !self.uncovered(&after).is_empty() {
+                let message = format!(
+                    "it goes on after record {}, which the next incarnation, {}, names as its last",
+                    end.sequence, successor.incarnation
+                );
+                self.push(FindingKind::ChainBroken, &stream, Some(end.sequence + 1), None, message);
+            }
+        } else if !seen.hashes.contains(&end.hash) {
+            let message = format!(
+                "its last record is not the one that the next incarnation, {}, names",
+                successor.incarnation
+            );
+            self.push(FindingKind::ChainBroken, &stream, Some(end.sequence), None, message);
+        }
+    }
+
+    /// The parts of a range that no gap record names.
+    fn uncovered(&self, missing: &Missing) -> Vec<(u64, u64)> {
+        let mut covered: Vec<(u64, u64)> = self
+            .gaps
+            .iter()
+            .filter(|(stream, _)| *stream == missing.stream)
+            .filter_map(|(_, gap)| {
+                let first = gap.first?;
+                Some((first, first.saturating_add(gap.count.checked_sub(1)?)))
+            })
+            .collect();
+        covered.sort_unstable();
+        let mut rest = Vec::new();
+        let mut next = missing.first;
+        for (first, last) in covered {
+            if first > missing.last || next > missing.last {
+                break;
+            }
+            if first > next {
+                rest.push((next, first - 1));
+            }
+            next = next.max(last.saturating_add(1));
+        }
+        if next <= missing.last {
+            rest.push((next, missing.last));
+        }
+        rest
+    }
+
+    fn find(&mut self, kind: FindingKind, stream: &StreamId, sequence: Option<u64>, id: Uuid, message: &str) {
+        self.push(kind, stream, sequence, Some(id), message.to_owned());
+    }
+
+    fn push(
+        &mut self,
+        kind: FindingKind,
+        stream: &StreamId,
+        sequence: Option<u64>,
+        id: Option<Uuid>,
+        message: String,
+    ) {
+        if self.findings.len() == MAX_FINDINGS {
+            self.more_findings += 1;
+            return;
+        }
+        let record = match (id, sequence) {
+            (Some(id), Some(sequence)) => format!(", record {sequence} ({id})"),
+            (Some(id), None) => format!(", record {id}"),
+            (None, _) => String::new(),
+        };
+        let sentence = format!("{stream}{record}: {message}");
+        self.findings.push(Finding { kind, stream: stream.clone(), sequence, id, sentence });
+    }
+}
+
+fn column_stream(record: &ArchivedRecord) -> StreamId {
+    let columns = &record.projection;
+    StreamId {
+        journal: columns.uuids[0].unwrap_or_default(),
+        incarnation: columns.uuids[1].unwrap_or_default(),
+        endpoint: columns.texts[1].clone().unwrap_or_default(),
+    }
+}
+
+fn payload(kept: &crate::endpoint::ArchivedPayload) -> Option<Payload> {
+    let form = match kept.form {
+        1 => Form::Plain { salt: kept.salt.as_deref()?.try_into().ok()? },
+        2 => Form::Sealed,
+        _ => return None,
+    };
+    Some(Payload { number: u8::try_from(kept.number).ok()?, form, bytes: kept.bytes.clone()? })
+}
+
+fn differing(expected: &Projection, actual: &Projection) -> Vec<&'static str> {
+    let mut names = Vec::new();
+    let uuids = UUIDS.iter().zip(expected.uuids.iter().zip(&actual.uuids));
+    names.extend(uuids.filter(|(_, (a, b))| a != b).map(|(name, _)| *name));
+    let ints = INTS.iter().zip(expected.ints.iter().zip(&actual.ints));
+    names.extend(ints.filter(|(_, (a, b))| a != b).map(|(name, _)| *name));
+    let texts = TEXTS.iter().zip(expected.texts.iter().zip(&actual.texts));
+    names.extend(texts.filter(|(_, (a, b))| a != b).map(|(name, _)| *name));
+    if expected.deliveries != actual.deliveries {
+        names.push("its deliveries");
+    }
+    if expected.outcomes != actual.outcomes {
+        names.push("its outcomes");
+    }
+    names
+}
