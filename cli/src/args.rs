@@ -2,13 +2,16 @@
 
 use crate::{output::Format, time};
 use clap::{Parser, Subcommand};
+use jid::Jid;
 use jiff::Timestamp;
 use std::path::PathBuf;
 
 /// Compliance records of XMPP servers on Kubernetes: look after them, find what was said, prove that it is unchanged.
 #[derive(Parser)]
 #[command(name = "cartulary", version, subcommand_required = true, arg_required_else_help = true)]
-#[command(after_help = "Exit codes: 0 all is well, 1 something wrong was found, 2 asked wrongly or could not look.")]
+#[command(
+    after_help = "Exit codes: 0 all is well, 1 something wrong was found, 2 asked wrongly or could not look."
+)]
 pub struct Args {
     /// What to do.
     #[command(subcommand)]
@@ -97,13 +100,13 @@ pub struct SearchArgs {
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct SearchTerms {
     /// Said by or to this person (bare JID)
-    #[arg(long, value_name = "JID")]
+    #[arg(long, value_name = "JID", value_parser = bare_jid)]
     pub person: Option<String>,
     /// Only the conversation of --person with this one
-    #[arg(long, value_name = "JID", requires = "person")]
+    #[arg(long, value_name = "JID", requires = "person", value_parser = bare_jid)]
     pub with: Option<String>,
     /// Said in this room
-    #[arg(long, value_name = "JID")]
+    #[arg(long, value_name = "JID", value_parser = bare_jid)]
     pub room: Option<String>,
     /// Not before: 2026-03-01T09:30:00Z, 2026-03-01, or an age such as 30m, 2h, 7d
     #[arg(long, value_name = "TIME", value_parser = time::parse, allow_hyphen_values = true)]
@@ -117,6 +120,14 @@ pub struct SearchTerms {
     /// Stop after this many messages
     #[arg(long, value_name = "N")]
     pub limit: Option<u64>,
+}
+
+/// A JID as archives hold it: normalised, without resource.
+fn bare_jid(text: &str) -> Result<String, String> {
+    let jid = text
+        .parse::<Jid>()
+        .map_err(|error| format!("'{text}' is no JID, such as ada@chat.example: {error}"))?;
+    Ok(jid.to_bare().to_string())
 }
 
 /// `verify`.
@@ -173,4 +184,21 @@ pub struct DeadLettersTarget {
     /// Form of the answer
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     pub output: Format,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_grammar_is_sound() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn people_are_found_however_their_name_is_spelled() {
+        assert_eq!(bare_jid("Ada@Chat.Example/desk").as_deref(), Ok("ada@chat.example"));
+        assert!(bare_jid("@").expect_err("no JID").contains("ada@chat.example"));
+    }
 }

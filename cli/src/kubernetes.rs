@@ -62,10 +62,9 @@ impl Kubernetes {
     /// The XMPPCluster meant: the one named, or the only one.
     pub async fn cluster(&self, name: Option<&str>) -> anyhow::Result<DynamicObject> {
         if let Some(name) = name {
-            return self
-                .named("XMPPCluster", name)
-                .await?
-                .ok_or_else(|| anyhow!("there is no XMPPCluster '{name}' in namespace '{}'", self.namespace));
+            return self.named("XMPPCluster", name).await?.ok_or_else(|| {
+                anyhow!("there is no XMPPCluster '{name}' in namespace '{}'", self.namespace)
+            });
         }
         let mut all = self.list("XMPPCluster", false).await?;
         match all.len() {
@@ -94,21 +93,27 @@ impl Kubernetes {
         Ok(pods)
     }
 
-    /// What a pod's sidecar says of itself, through the API server's proxy (needs `get` on `pods/proxy`).
+    /// What a pod's sidecar says of itself.
     pub async fn sidecar_status(&self, pod: &Pod) -> anyhow::Result<SidecarStatus> {
+        let answer = self.ask_sidecar(pod, http::Method::GET, "status").await?;
+        serde_json::from_str(&answer).context("the sidecar's status cannot be read: it is of another version")
+    }
+
+    /// One request to a sidecar's admin port, through the API server's proxy: needs `get` on `pods/proxy`, for POST `create`.
+    pub async fn ask_sidecar(&self, pod: &Pod, method: http::Method, path: &str) -> anyhow::Result<String> {
         sidecar_runs(pod)?;
-        let path = format!(
-            "/api/v1/namespaces/{}/pods/http:{}:{ADMIN_PORT}/proxy/status",
-            pod.namespace().unwrap_or_default(),
-            pod.name_any()
-        );
-        let request = http::Request::get(path).body(Vec::new())?;
-        tokio::time::timeout(ANSWER, self.client.request::<SidecarStatus>(request))
+        let (namespace, name) = (pod.namespace().unwrap_or_default(), pod.name_any());
+        let uri = format!("/api/v1/namespaces/{namespace}/pods/http:{name}:{ADMIN_PORT}/proxy/{path}");
+        let request = http::Request::builder().method(method).uri(uri).body(Vec::new())?;
+        tokio::time::timeout(ANSWER, self.client.request_text(request))
             .await
             .map_err(|_| anyhow!("the sidecar does not answer within {} s", ANSWER.as_secs()))?
             .map_err(|error| match error {
                 kube::Error::Api(status) if status.code == 403 => {
-                    anyhow!("you may not read the sidecar's status: it needs the right to get pods/proxy")
+                    anyhow!("you may not ask the sidecar: it needs a right on pods/proxy")
+                }
+                kube::Error::Api(status) if status.code == 404 => {
+                    anyhow!("the sidecar does not know /{path}: it is of another version")
                 }
                 kube::Error::Api(status) => anyhow!("the sidecar cannot be reached: {}", status.message),
                 error => anyhow!("the sidecar cannot be reached: {error}"),
@@ -119,7 +124,8 @@ impl Kubernetes {
     pub async fn run_in_sidecar(&self, pod: &Pod, command: &[String]) -> anyhow::Result<Remote> {
         sidecar_runs(pod)?;
         let api = Api::<Pod>::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
-        let params = AttachParams::default().container(SIDECAR_CONTAINER).stdin(false).stdout(true).stderr(true);
+        let params =
+            AttachParams::default().container(SIDECAR_CONTAINER).stdin(false).stdout(true).stderr(true);
         let mut process = api
             .exec(&pod.name_any(), command, &params)
             .await

@@ -1,12 +1,12 @@
-//! Several answers into one: messages of many sources in the order in which they were said, without holding them all.
+//! Several answers into one: messages of many sources in the order in which they were recorded, without holding them all.
 //!
-//! Each source must be in order itself; a source that fails ends early, is named, and stops nobody else.
+//! That is the order of record ids, which begin with the time (UUIDv7). Each source must be in that order itself; a source that fails ends early, is named, and stops nobody else.
 
 use crate::message::Message;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 
-/// Messages of one source, in order of `seen_at`.
+/// Messages of one source, in the order of their ids.
 pub struct Source {
     /// What it is, for people: `pod prosody-0`.
     pub name: String,
@@ -40,12 +40,11 @@ impl Merged {
                 self.advance(index).await;
             }
         }
-        let key = |message: &Message| (message.seen_at.parse::<jiff::Timestamp>().ok(), message.id.clone());
         let (index, _) = self
             .heads
             .iter()
             .enumerate()
-            .filter_map(|(index, (head, _))| head.as_ref().map(|head| (index, key(head))))
+            .filter_map(|(index, (head, _))| Some((index, head.as_ref()?.id.clone())))
             .min_by(|a, b| a.1.cmp(&b.1))?;
         let message = self.heads[index].0.take();
         self.advance(index).await;
@@ -66,13 +65,9 @@ impl Merged {
 mod tests {
     use super::*;
 
-    fn source(name: &str, times: &[&str], fails: bool) -> Source {
-        let mut items: Vec<anyhow::Result<Message>> = times
-            .iter()
-            .map(|time| {
-                Ok(Message { id: format!("{name}{time}"), seen_at: (*time).to_owned(), ..Default::default() })
-            })
-            .collect();
+    fn source(name: &str, ids: &[&str], fails: bool) -> Source {
+        let message = |id: &&str| Ok(Message { id: (*id).to_owned(), ..Default::default() });
+        let mut items: Vec<anyhow::Result<Message>> = ids.iter().map(message).collect();
         if fails {
             items.push(Err(anyhow::anyhow!("lost")));
         }
@@ -80,19 +75,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn messages_come_in_the_order_in_which_they_were_said_and_a_lost_source_is_named() {
-        // 09:00:00.5 is before 09:00:00.75 and after 09:00:00, however it is written.
+    async fn messages_come_in_the_order_in_which_they_were_recorded_and_a_lost_source_is_named() {
         let sources = vec![
-            source("a", &["2026-01-01T09:00:00Z", "2026-01-01T09:00:00.75Z"], false),
-            source("b", &["2026-01-01T09:00:00.5Z"], true),
+            source("a", &["01", "04", "05"], false),
+            source("b", &["02", "03"], true),
             source("c", &[], false),
         ];
         let mut merged = Merged::new(sources);
         let mut seen = Vec::new();
         while let Some(message) = merged.next().await {
-            seen.push(message.seen_at);
+            seen.push(message.id);
         }
-        assert_eq!(seen, ["2026-01-01T09:00:00Z", "2026-01-01T09:00:00.5Z", "2026-01-01T09:00:00.75Z"]);
+        assert_eq!(seen, ["01", "02", "03", "04", "05"]);
         assert_eq!(merged.failed.len(), 1);
         assert_eq!(merged.failed[0].0, "b");
     }

@@ -90,7 +90,8 @@ pub fn show(out: &mut impl Write, message: &Message) -> std::io::Result<()> {
         printable(to),
         match message.action.as_str() {
             "deliver" | "" => String::new(),
-            "bounce" => format!("  [refused: {}]", printable(message.condition.as_deref().unwrap_or("error"))),
+            "bounce" =>
+                format!("  [refused: {}]", printable(message.condition.as_deref().unwrap_or("error"))),
             "replace" => "  [changed by policy]".to_owned(),
             "drop" => "  [withheld by policy]".to_owned(),
             other => format!("  [{}]", printable(other)),
@@ -101,7 +102,9 @@ pub fn show(out: &mut impl Write, message: &Message) -> std::io::Result<()> {
     }
     match &message.body {
         Some(body) => writeln!(out, "    {}", printable(body))?,
-        None if message.subject.is_none() => writeln!(out, "    (no text; type {})", printable(&message.kind))?,
+        None if message.subject.is_none() => {
+            writeln!(out, "    (no text; type {})", printable(&message.kind))?
+        }
         None => {}
     }
     let copies: Vec<String> = message.copies.iter().map(copy).collect();

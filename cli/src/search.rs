@@ -73,7 +73,9 @@ async fn close(count: u64, unread: &[String], pods: Option<&Pods>, format: Forma
     if let Some(pods) = pods {
         match pods.waiting().await {
             Some(0) => {}
-            Some(waiting) => eprintln!("{waiting} records of {} wait and are not in the archive yet.", pods.cluster),
+            Some(waiting) => {
+                eprintln!("{waiting} records of {} wait and are not in the archive yet.", pods.cluster)
+            }
             None => eprintln!("Whether records of {} wait to be archived is not known.", pods.cluster),
         }
     }
@@ -143,7 +145,14 @@ mod tests {
         };
         assert_eq!(
             remote_arguments(&terms),
-            ["search", "--output=json", "--person=-a@b", "--since=2026-03-01T00:00:00Z", "--text=x y; z", "--limit=3"]
+            [
+                "search",
+                "--output=json",
+                "--person=-a@b",
+                "--since=2026-03-01T00:00:00Z",
+                "--text=x y; z",
+                "--limit=3"
+            ]
         );
     }
 }

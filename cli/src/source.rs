@@ -47,7 +47,9 @@ impl Source {
     /// Finds out what `args` mean; asks for a password where one is needed.
     pub async fn of(args: &SourceArgs) -> anyhow::Result<Self> {
         match &args.archive {
-            Some(url) => Location::parse(url, |prompt| password::of(&args.password, prompt)).map(Self::Archive),
+            Some(url) => {
+                Location::parse(url, |prompt| password::of(&args.password, prompt)).map(Self::Archive)
+            }
             None => Ok(Self::Pods(Pods::of(args).await?)),
         }
     }
@@ -77,7 +79,8 @@ fn postgresql(
     password: impl FnOnce(&str) -> anyhow::Result<Option<String>>,
 ) -> anyhow::Result<PostgreSql> {
     // Neither the URL nor the parser's error is repeated: either may hold a password.
-    let authority = url.split_once("://").and_then(|(_, rest)| rest.split(['/', '?']).next()).unwrap_or_default();
+    let authority =
+        url.split_once("://").and_then(|(_, rest)| rest.split(['/', '?']).next()).unwrap_or_default();
     let user = authority.rsplit_once('@').map(|(user, _)| user);
     if user.is_some_and(|user| user.contains(':')) || parameter(url, "password").is_some() {
         bail!(
@@ -129,15 +132,19 @@ impl Pods {
         let name = cluster.name_any();
         let namespace = kubernetes.namespace.clone();
         let endpoints = kubernetes.list("ArchiveEndpoint", false).await?;
-        let endpoints: BTreeMap<String, &DynamicObject> = endpoints.iter().map(|e| (e.name_any(), e)).collect();
+        let endpoints: BTreeMap<String, &DynamicObject> =
+            endpoints.iter().map(|e| (e.name_any(), e)).collect();
         let mut unread: Vec<String> = retained(&cluster)
-            .map(|claim| format!("journal claim {claim}: its pod is gone; start a pod of that name to read it"))
+            .map(|claim| {
+                format!("journal claim {claim}: its pod is gone; start a pod of that name to read it")
+            })
             .collect();
         let mut pods = Vec::new();
         let mut elsewhere = BTreeMap::new();
         for pod in kubernetes.pods(&namespace, &name).await? {
             let Some(endpoint) = endpoint_of(&cluster, &pod.name_any(), &endpoints) else {
-                unread.push(format!("pod {}: it is not known which archive its records go to", pod.name_any()));
+                unread
+                    .push(format!("pod {}: it is not known which archive its records go to", pod.name_any()));
                 continue;
             };
             match endpoints.get(&endpoint).and_then(|object| elsewhere_at(object)) {
@@ -174,9 +181,9 @@ impl Pods {
     }
 }
 
-// TODO adapt
+/// Where a sidecar keeps an endpoint's file. Names of objects hold nothing that must be escaped but dots.
 fn embedded_file(endpoint: &str) -> String {
-    format!("/var/lib/cartulary/journal/{endpoint}.sqlite")
+    format!("/var/lib/cartulary/archive/{}.sqlite", endpoint.replace('.', "%2e"))
 }
 
 /// Names of the cluster's journal claims whose pod is gone, as the operator last saw them.
@@ -202,8 +209,9 @@ fn endpoint_of(
     });
     let named = own.or_else(|| archiving?.get("endpoint")?.as_str());
     named.map(str::to_owned).or_else(|| {
-        let default =
-            |object: &&DynamicObject| object.data.pointer("/spec/default") == Some(&serde_json::Value::Bool(true));
+        let default = |object: &&DynamicObject| {
+            object.data.pointer("/spec/default") == Some(&serde_json::Value::Bool(true))
+        };
         endpoints.values().copied().find(|object| default(object)).map(ResourceExt::name_any)
     })
 }
@@ -249,7 +257,9 @@ mod tests {
 
     #[test]
     fn a_password_in_the_url_is_refused_and_not_repeated() {
-        for url in ["postgres://r:hunter2@db/a", "postgres://r@db/a?password=hunter2", "postgres://r:hunter2@[bad/a"] {
+        for url in
+            ["postgres://r:hunter2@db/a", "postgres://r@db/a?password=hunter2", "postgres://r:hunter2@[bad/a"]
+        {
             let error = format!("{:#}", parse(url).expect_err(url));
             assert!(error.contains("PGPASSWORD") && !error.contains("hunter2"), "{error}");
         }
@@ -257,7 +267,15 @@ mod tests {
 
     #[test]
     fn what_is_no_archive_is_refused_with_the_forms_there_are() {
-        for url in ["", "mysql://x", "sqlite:", "postgres://", "postgres://db/a", "postgres://r@db", "archive.sqlite"] {
+        for url in [
+            "",
+            "mysql://x",
+            "sqlite:",
+            "postgres://",
+            "postgres://db/a",
+            "postgres://r@db",
+            "archive.sqlite",
+        ] {
             let error = format!("{:#}", parse(url).expect_err(url));
             assert!(error.contains("postgres://") || error.contains("sqlite:"), "{url}: {error}");
         }
@@ -266,17 +284,22 @@ mod tests {
     #[test]
     fn a_pods_endpoint_is_its_own_then_the_clusters_then_the_default() {
         let object = |value| serde_json::from_value::<DynamicObject>(value).expect("an object");
-        let embedded = object(json!({"metadata": {"name": "embedded"}, "spec": {"type": "SQLite", "default": true}}));
+        let embedded =
+            object(json!({"metadata": {"name": "embedded"}, "spec": {"type": "SQLite", "default": true}}));
         let database = object(json!({"metadata": {"name": "db"},
             "spec": {"type": "PostgreSQL", "postgresql": {"host": "::1", "database": "a", "tls": {"mode": "Disable"}}}}));
         let endpoints = BTreeMap::from([("embedded".to_owned(), &embedded), ("db".to_owned(), &database)]);
-        let cluster = |archiving| object(json!({"metadata": {"name": "c"}, "spec": {"archiving": archiving}}));
+        let cluster =
+            |archiving| object(json!({"metadata": {"name": "c"}, "spec": {"archiving": archiving}}));
         let of = |archiving, pod| endpoint_of(&cluster(archiving), pod, &endpoints);
         let own = json!({"endpoint": "db", "nodeEndpoints": [{"pod": "p-1", "endpoint": "other"}]});
         assert_eq!(of(own.clone(), "p-1").as_deref(), Some("other"));
         assert_eq!(of(own, "p-0").as_deref(), Some("db"));
         assert_eq!(of(json!({}), "p-0").as_deref(), Some("embedded"));
         assert_eq!(elsewhere_at(&embedded), None);
-        assert_eq!(elsewhere_at(&database).as_deref(), Some("postgres://READER@[::1]:5432/a?sslmode=disable"));
+        assert_eq!(
+            elsewhere_at(&database).as_deref(),
+            Some("postgres://READER@[::1]:5432/a?sslmode=disable")
+        );
     }
 }

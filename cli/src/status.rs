@@ -156,7 +156,12 @@ fn show(out: &mut impl Write, report: &ClusterReport) -> anyhow::Result<()> {
         .iter()
         .map(|c| {
             let old = if report.is_old(c) { " (of an older declaration)" } else { "" };
-            vec![c.kind.clone(), c.status.clone(), format!("{}{old}", c.reason), output::printable(&c.message)]
+            vec![
+                c.kind.clone(),
+                c.status.clone(),
+                format!("{}{old}", c.reason),
+                output::printable(&c.message),
+            ]
         })
         .collect();
     output::table(out, "  ", &rows)?;

@@ -33,14 +33,6 @@ fn ago(text: &str) -> Option<SignedDuration> {
     count.checked_mul(seconds).map(SignedDuration::from_secs)
 }
 
-/// `2026-03-01 09:30:00.123Z`.
-pub fn show_nanos(nanos: i64) -> String {
-    match Timestamp::from_nanosecond(i128::from(nanos)) {
-        Ok(timestamp) => timestamp.strftime("%Y-%m-%d %H:%M:%S%.3fZ").to_string(),
-        Err(_) => format!("{nanos} ns"),
-    }
-}
-
 /// How long ago something in microseconds since the epoch was: `75s`, `12m`, `3h`, `5d`.
 pub fn age_of_micros(micros: i64) -> String {
     let seconds = Timestamp::now().as_microsecond().saturating_sub(micros) / 1_000_000;

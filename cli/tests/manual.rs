@@ -11,7 +11,8 @@ fn every_condition_reason_and_metric_is_explained_in_the_manual() {
         if let Some(name) = line.strip_prefix("pub mod ") {
             module = name.trim_end_matches([' ', '{']);
         }
-        let Some((_, value)) = line.strip_prefix("pub const ").and_then(|line| line.split_once("&str = \"")) else {
+        let Some((_, value)) = line.strip_prefix("pub const ").and_then(|line| line.split_once("&str = \""))
+        else {
             continue;
         };
         if !matches!(module, "condition" | "reason" | "metric") {
@@ -19,7 +20,10 @@ fn every_condition_reason_and_metric_is_explained_in_the_manual() {
         }
         let value = value.trim_end_matches("\";");
         found += 1;
-        assert!(MANUAL.contains(&format!("| `{value}` |")), "docs/operate.md has no row for `{value}` ({module})");
+        assert!(
+            MANUAL.contains(&format!("| `{value}` |")),
+            "docs/operate.md has no row for `{value}` ({module})"
+        );
     }
     assert!(found > 40, "only {found} names were found: has compliance/src/names.rs another form now?");
 }

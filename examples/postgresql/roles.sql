@@ -7,4 +7,3 @@ CREATE ROLE cartulary_owner LOGIN PASSWORD :'owner';
 CREATE ROLE cartulary_writer LOGIN PASSWORD :'writer';
 CREATE ROLE cartulary_reader LOGIN PASSWORD :'reader';
 ALTER DATABASE archive OWNER TO cartulary_owner;
-ALTER SCHEMA public OWNER TO cartulary_owner;
