@@ -1,0 +1,162 @@
+//! The binary itself on a real archive file, written by journal and drain as a sidecar does.
+
+use cartulary_archive::drain::{Drain, DrainOptions};
+use cartulary_archive::endpoint::{Roles, SqlEndpoint, Target, migrate};
+use cartulary_archive::journal::{Journal, JournalOptions, system_clock};
+use cartulary_archive::record::{Accepted, ActionCode, Body, Draft, Outcome, RecipientEntry, new_event_id};
+use cartulary_compliance::direction::Direction;
+use cartulary_compliance::link::{Delivery, DeliveryResult, Ingress, Recipient, Target as Addressee};
+use sqlx::Connection;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
+
+const DEADLINE: Duration = Duration::from_secs(60);
+
+fn said(from: &str, to: &str, text: &str, seen_at_nanos: i64) -> [Draft; 2] {
+    let event = new_event_id();
+    let recipient = Recipient { bare: to.to_owned(), occupant: None, resources: vec!["desk".into()] };
+    let accepted = Accepted {
+        event,
+        seen_at_nanos,
+        ingress: Ingress::Client,
+        from: format!("{from}/phone"),
+        to: Some(to.to_owned()),
+        target: Addressee::LocalUser,
+        room: None,
+        message_type: "chat".into(),
+        stanza_id: Some(text.to_lowercase()),
+        origin_id: None,
+        host: "chat.example".into(),
+        recipients: vec![RecipientEntry::new(recipient, Direction::Internal)],
+        action: ActionCode::Deliver,
+        condition: None,
+        session: None,
+        exceptions: vec![],
+    };
+    let delivery = Delivery {
+        bare: to.to_owned(),
+        occupant: None,
+        resources: vec!["desk".into()],
+        result: DeliveryResult::Delivered,
+        reason: None,
+    };
+    let outcome = Outcome { event, seen_at_nanos, deliveries: vec![delivery], is_final: true };
+    let stanza = format!("<message type='chat'><body>{text}</body></message>");
+    [
+        Draft { body: Body::Accepted(accepted), payloads: vec![(1, stanza.into_bytes())] },
+        Draft { body: Body::Outcome(outcome), payloads: vec![] },
+    ]
+}
+
+/// An archive of three messages, closed and complete.
+async fn archive(dir: &Path) -> PathBuf {
+    let file = dir.join("archive.sqlite");
+    let target = Target::Sqlite(file.clone());
+    migrate(&target, &Roles::default()).await.expect("tables");
+    let options = JournalOptions::new(dir.join("journal"), "prosody-0", "chat/chat", "test");
+    let (journal, _) = Journal::open(options, system_clock()).expect("a journal");
+    let day = 86_400_000_000_000;
+    let drafts = [
+        said("ada@chat.example", "brahe@chat.example", "Hello", 0),
+        said("brahe@chat.example", "ada@chat.example", "Answer", day),
+        said("ada@chat.example", "curie@chat.example", "Other", 2 * day),
+    ];
+    for drafts in drafts {
+        journal.append("e", drafts.into()).await.expect("recorded");
+    }
+    journal.close().await.expect("closed");
+
+    let options = JournalOptions::new(dir.join("journal"), "prosody-0", "chat/chat", "test");
+    let (journal, _) = Journal::open(options, system_clock()).expect("a journal");
+    let (drain, handle) = Drain::new(journal, "e", SqlEndpoint::new(target), DrainOptions::default());
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(drain.run(stop.clone()));
+    let begin = Instant::now();
+    while handle.status().waiting > 0 {
+        assert!(begin.elapsed() < DEADLINE, "not archived: {:?}", handle.status());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    stop.cancel();
+    running.await.expect("the drain");
+    file
+}
+
+fn cartulary(file: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_cartulary"))
+        .args(arguments)
+        .arg(format!("--archive=sqlite:{}", file.display()))
+        .output()
+        .expect("the binary runs")
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).expect("UTF-8")
+}
+
+#[tokio::test]
+async fn what_was_said_is_found_by_person_conversation_time_and_text() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = archive(dir.path()).await;
+    for (terms, found) in [
+        (vec![], vec!["Hello", "Answer", "Other"]),
+        (vec!["--person=Ada@chat.example/desk"], vec!["Hello", "Answer", "Other"]),
+        (vec!["--person=ada@chat.example", "--with=brahe@chat.example"], vec!["Hello", "Answer"]),
+        (vec!["--since=1970-01-02", "--until=1970-01-03"], vec!["Answer"]),
+        (vec!["--text=ELLO"], vec!["Hello"]),
+        (vec!["--limit=1"], vec!["Hello"]),
+        (vec!["--room=lobby@rooms.chat.example"], vec![]),
+    ] {
+        let output = cartulary(&file, &[vec!["search", "-o", "json"], terms.clone()].concat());
+        assert_eq!(output.status.code(), Some(0), "{terms:?}: {output:?}");
+        let messages: Vec<serde_json::Value> =
+            text(&output).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        let bodies: Vec<_> = messages.iter().map(|message| message["body"].as_str().expect("a body")).collect();
+        assert_eq!(bodies, found, "{terms:?}");
+        for message in messages {
+            assert_eq!(message["copies"][0]["result"], "delivered");
+            assert_eq!(message["copies"][0]["direction"], "internal");
+            assert!(message["stanza"].as_str().is_some_and(|stanza| stanza.starts_with("<message")));
+        }
+    }
+    let shown = text(&cartulary(&file, &["search", "--text=answer"]));
+    assert!(shown.contains("1970-01-02 00:00:00.000Z  brahe@chat.example/phone → ada@chat.example"), "{shown}");
+    assert!(shown.contains("ada@chat.example (desk): delivered"), "{shown}");
+}
+
+#[tokio::test]
+async fn an_untouched_archive_is_consistent_and_a_changed_word_is_found() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = archive(dir.path()).await;
+    let output = cartulary(&file, &["verify"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let last = "consistent, completeness not proven: no anchors are kept yet";
+    assert_eq!(text(&output).lines().last(), Some(last));
+
+    let mut database =
+        sqlx::SqliteConnection::connect(&format!("sqlite:{}", file.display())).await.expect("a file");
+    sqlx::query("UPDATE record SET body = 'Goodbye' WHERE body = 'Hello'")
+        .execute(&mut database)
+        .await
+        .expect("changed");
+    database.close().await.expect("closed");
+    let output = cartulary(&file, &["verify"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(text(&output).contains("WRONG: ") && text(&output).contains("NOT consistent"), "{}", text(&output));
+}
+
+#[test]
+fn what_cannot_be_looked_at_is_an_error_that_says_so() {
+    for (arguments, file, hint) in [
+        (vec!["verify"], "/nonexistent/archive.sqlite", "/nonexistent/archive.sqlite"),
+        (vec!["search", "--person=@"], "x", "ada@chat.example"),
+        (vec!["search", "--since=yesterday"], "x", "2026-03-01"),
+    ] {
+        let output = cartulary(Path::new(file), &arguments);
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(complaint.contains(hint), "{complaint}");
+    }
+    assert!(!Path::new("/nonexistent/archive.sqlite").exists());
+}
