@@ -3,6 +3,8 @@
 //! - `/healthz`: the process is alive and so is the journal's writer; a restart would help if this fails.
 //! - `/startedz`: plugin copied, socket open, journal open. The server is started after this, so it does not wait for the plugin.
 //! - `/readyz`: all that, a configuration, a writable journal, and a plugin that has every host armed; else 503 and the reasons, one a line.
+//! - `/dead-letters`: records an archive refused alone, by endpoint, as JSON; `POST /dead-letters/retry` has them tried again. It can
+//!   do nothing else and so asks nobody who they are.
 //! - `/status`: [`SidecarStatus`](cartulary_compliance::status::SidecarStatus) as JSON. `/metrics`: OpenMetrics.
 
 use crate::app::App;
@@ -10,7 +12,7 @@ use crate::metrics;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -23,6 +25,8 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/readyz", get(|State(app): State<Arc<App>>| async move { answer(&app.not_ready()) }))
         .route("/status", get(|State(app): State<Arc<App>>| async move { Json(app.status()) }))
         .route("/metrics", get(page))
+        .route("/dead-letters", get(dead_letters))
+        .route("/dead-letters/retry", post(retry))
         .with_state(app)
 }
 
@@ -42,4 +46,16 @@ async fn page(State(app): State<Arc<App>>) -> Response {
         }
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
+}
+
+async fn dead_letters(State(app): State<Arc<App>>) -> Response {
+    match app.dead_letters().await {
+        Ok(letters) => Json(letters).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+async fn retry(State(app): State<Arc<App>>) -> StatusCode {
+    app.retry_dead_letters();
+    StatusCode::ACCEPTED
 }

@@ -11,8 +11,11 @@ use crate::link::{self, Link};
 use crate::recorder::Recorder;
 use crate::{admin, plugin};
 use anyhow::{Context, Result};
-use cartulary_archive::journal::{Journal, JournalOptions, Limits, system_clock};
+use cartulary_archive::journal::{
+    DeadLetterEntry, Journal, JournalError, JournalOptions, Limits, system_clock,
+};
 use cartulary_compliance::status::{ConfigStatus, JournalStatus, SidecarStatus};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -143,6 +146,23 @@ impl App {
             ready,
             notes,
         }
+    }
+
+    /// The records that endpoints refused alone, by endpoint; no word of what was said in them.
+    pub async fn dead_letters(&self) -> Result<BTreeMap<String, Vec<DeadLetterEntry>>, JournalError> {
+        let mut letters = BTreeMap::new();
+        if let Some(journal) = self.journal.get() {
+            for endpoint in journal.endpoints() {
+                let entries = journal.dead_letters(&endpoint).await?;
+                letters.insert(endpoint, entries);
+            }
+        }
+        Ok(letters)
+    }
+
+    /// Has them tried again.
+    pub fn retry_dead_letters(&self) {
+        self.drains.retry_dead_letters();
     }
 
     fn journal_status(&self) -> JournalStatus {

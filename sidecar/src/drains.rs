@@ -68,11 +68,20 @@ impl Drains {
         self.entries().iter().map(|(name, entry)| (name.clone(), state(name, entry))).collect()
     }
 
+    /// Has every endpoint's dead letters tried again.
+    pub fn retry_dead_letters(&self) {
+        for entry in self.entries().values() {
+            if let Entry::Running(running) = entry {
+                running.handle.retry_dead_letters();
+            }
+        }
+    }
+
     /// Starts, stops and replaces drains, so that they are what `loaded` asks for.
     async fn arrange(&self, node: &str, loaded: &Loaded, journal: &Journal, archive: &Path) {
         let config = &loaded.config;
         let mut wanted: BTreeSet<String> =
-            journal.endpoints().into_iter().filter(|name| journal.queue(name).waiting > 0).collect();
+            journal.endpoints().into_iter().filter(|name| is_in_use(journal, name)).collect();
         wanted.extend(config.archiving.endpoint_of(node).map(str::to_owned));
 
         let mut ended = Vec::new();
@@ -140,6 +149,9 @@ pub async fn run(
         if let Some(loaded) = loaded {
             journal.set_limits(limits(&loaded));
             drains.arrange(node, &loaded, journal, archive).await;
+            if let Some(endpoint) = loaded.config.archiving.endpoint_of(node) {
+                revive(journal, endpoint).await;
+            }
         }
         tokio::select! {
             changed = config.changed() => if changed.is_err() { break },
@@ -148,6 +160,20 @@ pub async fn run(
         }
     }
     drains.stop_all().await;
+}
+
+/// A journal that failed is tried again even when nobody says anything: without it the pod would stay unready, which keeps those
+/// away who might say something.
+async fn revive(journal: &Journal, endpoint: &str) {
+    if journal.status().problem.is_some() && journal.append(endpoint, Vec::new()).await.is_ok() {
+        tracing::info!("the journal can be written again");
+    }
+}
+
+/// Whether something waits for an endpoint, be it for somebody to have it tried again.
+fn is_in_use(journal: &Journal, endpoint: &str) -> bool {
+    let queue = journal.queue(endpoint);
+    queue.waiting > 0 || queue.dead_letters > 0
 }
 
 fn start(journal: &Journal, name: &str, target: &EndpointTarget, archive: &Path) -> Running {

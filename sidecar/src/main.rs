@@ -97,6 +97,7 @@ fn start_log(format: Option<LogFormat>) {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "nothing may run on after a defect, destructors included")]
 fn die_of_any_panic() {
     std::panic::set_hook(Box::new(|panic| {
         // A formatted message may quote what was being worked on, a stanza even; a literal cannot.

@@ -96,6 +96,7 @@ impl Sidecar {
         serde_json::from_str(json).expect("a status")
     }
 
+    #[expect(clippy::disallowed_methods, reason = "the test's own thread polls another process")]
     fn until(&self, what: &str, mut condition: impl FnMut(&Self) -> bool) {
         let begun = Instant::now();
         while !condition(self) {
@@ -211,7 +212,11 @@ fn a_sidecar_starts_waits_records_follows_its_configuration_and_stops() {
     let status = sidecar.status();
     assert!(status.ready && status.config.problem.is_none());
     assert_eq!((status.counts.accepted, status.counts.refused, status.counts.unparseable), (3, 1, 1));
-    assert!(status.endpoints.contains_key("main"));
+    sidecar.until("all is archived", |sidecar| {
+        let main = sidecar.status().endpoints.remove("main").unwrap_or_default();
+        main.state == "Connected" && main.waiting == 0 && main.archived > 3
+    });
+    assert!(sidecar.get("/dead-letters").1.contains("\"main\":[]"));
     let (code, page) = sidecar.get("/metrics");
     assert!(code == 200 && page.contains("cartulary_recorded_total{kind=\"accepted\"} 3"), "{page}");
 
