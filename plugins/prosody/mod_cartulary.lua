@@ -1,14 +1,19 @@
 -- The plugin's root: arms every host as it is activated, owns the link, says hello.
 -- Loaded globally by init.lua before any host is activated. State that must outlive a reload of this
 -- module lives in the libraries (cartulary/*.lua), which are loaded once.
+--
+-- Invariant: a host that is not armed, for whatever reason, takes no messages.
 
 module:set_global();
 
 local link = require "cartulary.link";
+local gate = require "cartulary.gate"; -- loaded here so that the server does not start without it
 local fanout = require "cartulary.fanout";
 local notices = require "cartulary.notices";
 local filters = require "util.filters";
 local modulemanager = require "core.modulemanager";
+
+local hosts = prosody.hosts;
 
 -- Without it there is no link: better not to start.
 assert(pcall(require, "socket.unix"), "LuaSocket was built without Unix sockets (socket.unix), which the link to the sidecar needs");
@@ -17,16 +22,44 @@ local state = module:shared("state");
 state.instance = state.instance or require "util.uuid".generate();
 state.problems = state.problems or {};
 local problems = state.problems; -- why a host is not armed, by host
+local leaving = {}; -- hosts on their way out, whose modules are being unloaded
 
-local function arm(host)
+local ingress_events = {
+	"pre-message/bare", "pre-message/full", "pre-message/host", "message/bare", "message/full", "message/host", "route/remote",
+};
+
+local function shut(host, problem)
+	problems[host] = problem;
+	module:log("error", "%s takes no messages, since they would not be recorded: %s", host, problem);
+	for _, event in ipairs(ingress_events) do module:hook_object_event(hosts[host].events, event, gate.shut, 1000000); end
+end
+
+local function open(host)
+	problems[host] = nil;
+	for _, event in ipairs(ingress_events) do module:unhook_object_event(hosts[host].events, event, gate.shut); end
+end
+
+local function load_on(host)
 	if modulemanager.is_loaded(host, "cartulary_host") then return; end
 	local ok, loaded, reason = pcall(modulemanager.load, host, "cartulary_host");
-	if ok and loaded then
-		problems[host] = nil;
-	else
-		problems[host] = tostring(ok and reason or loaded):match("^[^\n]*");
-		module:log("error", "Messages of %s are not recorded: %s", host, problems[host]);
+	if not ok or not loaded then shut(host, tostring(ok and reason or loaded):match("^[^\n]*")); end
+end
+
+local function arm(host)
+	local events = hosts[host].events;
+	local function changed(event)
+		if event.module ~= "cartulary_host" then return; end
+		open(host);
+		link.announce();
 	end
+	module:hook_object_event(events, "module-loaded", changed);
+	module:hook_object_event(events, "module-reloaded", changed);
+	module:hook_object_event(events, "module-unloaded", function (event)
+		if event.module ~= "cartulary_host" or leaving[host] then return; end
+		shut(host, "mod_cartulary_host was unloaded");
+		link.announce();
+	end);
+	load_on(host);
 end
 
 local function greet(counts)
@@ -53,13 +86,17 @@ module:hook_global("host-activated", function (host)
 	link.announce();
 end, -1000);
 
+module:hook_global("host-deactivating", function (event)
+	leaving[event.host] = true;
+end, 1000);
+
 module:hook_global("host-deactivated", function (host)
-	problems[host] = nil;
+	problems[host], leaving[host] = nil, nil;
 	link.announce();
 end, -1000);
 
 if prosody.start_time then
-	for host in pairs(prosody.hosts) do arm(host); end
+	for host in pairs(hosts) do arm(host); end
 	link.start(greet);
 else
 	module:hook_global("server-started", function () link.start(greet); end, 1000);

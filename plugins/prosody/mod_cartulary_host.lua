@@ -1,9 +1,9 @@
 -- Arms one host: puts the gate into its events, and tells what happens to its sessions and rooms.
 -- Loaded on every host by mod_cartulary. `armed` names what was hooked, for hello; it is set last.
 
-local link = require "cartulary.link";
 local gate = require "cartulary.gate";
 local notices = require "cartulary.notices";
+local session_id = require "cartulary.event".session_id;
 
 local host = module.host;
 local users = module:get_host_type() == "local";
@@ -44,7 +44,7 @@ if users then
 		local session, handler = event.session, event.session.sasl_handler;
 		local name = session.username or handler and handler.username;
 		notices.tell("login-failed", {
-			jid = name and name.."@"..host or host, address = session.ip, session = session.id or session.sid,
+			jid = name and name.."@"..host or host, address = session.ip, session = session_id(session),
 			mechanism = handler and handler.selected,
 			reason = event.condition and event.condition..(event.text and ": "..event.text or ""),
 		});
@@ -81,19 +81,3 @@ end
 
 -- mod_cartulary reads it.
 armed = hooks; -- luacheck: ignore 111
-
-function module.load()
-	if module.reloading then link.announce(); end
-end
-
-local leaving = false; -- whether the whole host is being deactivated, which mod_cartulary tells
-module:hook_global("host-deactivating", function (event)
-	leaving = leaving or event.host == host;
-end);
-
-function module.unload()
-	if module.reloading or leaving then return; end
-	module:log("error", "Recording was switched off on this host by unloading mod_cartulary_host");
-	armed = nil; -- luacheck: ignore 111
-	link.announce();
-end

@@ -4,6 +4,7 @@ local wire = require "cartulary.wire";
 local recipients = require "cartulary.recipients";
 local jid_bare = require "util.jid".bare;
 local now = require "util.time".now;
+local new_id = require "util.id".short;
 
 local concat, floor = table.concat, math.floor;
 local text, u8 = wire.text, wire.u8;
@@ -12,6 +13,17 @@ local event = {};
 
 -- Ingress.
 event.CLIENT, event.REMOTE, event.COMPONENT, event.INTERNAL = 1, 2, 3, 4;
+
+-- The name of a session or stream, fit for records: those that have none of the server's get one. Never a
+-- BOSH session's sid, which lets whoever knows it speak for the user.
+function event.session_id(session)
+	local id = session.id or session.cartulary_id;
+	if not id then
+		id = new_id();
+		session.cartulary_id = id;
+	end
+	return id;
+end
 
 -- What a client's session adds to each of its events changes hardly ever: encoded once.
 local of_session = setmetatable({}, { __mode = "k" });
@@ -23,7 +35,7 @@ local function session_fields(session)
 	end
 	local bytes = concat {
 		u8(1, event.CLIENT), text(2, session.host), text(4, session.full_jid),
-		session.id and text(8, session.id) or "",
+		text(8, event.session_id(session)),
 		session.ip and text(9, session.ip) or "",
 		u8(10, session.secure and 1 or 0),
 	};
@@ -32,10 +44,9 @@ local function session_fields(session)
 end
 
 local function stream_fields(ingress, host, origin, from)
-	local id = origin and (origin.id or origin.streamid);
 	return concat {
 		u8(1, ingress), text(2, host), text(4, from),
-		id and text(8, id) or "",
+		origin and text(8, event.session_id(origin)) or "",
 		origin and origin.ip and text(9, origin.ip) or "",
 		u8(10, origin and origin.secure and 1 or 0),
 	};

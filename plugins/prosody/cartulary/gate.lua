@@ -324,4 +324,14 @@ function gate.broadcast(host)
 	end
 end
 
+-- Hooked on a host that could not be armed: refuses every message.
+function gate.shut(event)
+	if event.stanza.name ~= "message" then return; end
+	if event.origin and not settled[event.stanza] then
+		link.count_refused();
+		refuse(event, "wait", "service-unavailable", NOT_RECORDED);
+	end
+	return true;
+end
+
 return gate;

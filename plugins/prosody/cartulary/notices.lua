@@ -2,6 +2,7 @@
 
 local wire = require "cartulary.wire";
 local link = require "cartulary.link";
+local session_id = require "cartulary.event".session_id;
 local now = require "util.time".now;
 local log = require "util.logger".init("cartulary");
 
@@ -36,7 +37,7 @@ end
 function notices.session(session)
 	return {
 		jid = session.full_jid, address = session.ip, mechanism = session.cartulary_mechanism,
-		session = session.id or session.sid,
+		session = session_id(session),
 	};
 end
 
