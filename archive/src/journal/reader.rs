@@ -28,7 +28,7 @@ impl Stored {
             sequence: header.sequence,
             hash: self.record.hash(),
         };
-        Cursor { position: self.position, last: Some(last) }
+        Cursor { position: self.position, last: Some(last), tip: None }
     }
 }
 
@@ -111,7 +111,7 @@ impl Shared {
         let last = at.and_then(|at| kept.get(at - 1)).map(|kept| kept.end);
         if let Some(first) = again.first() {
             // A cursor names the record before; where that is not known it names none.
-            let cursor = Cursor { position: first.entry.start(), last };
+            let cursor = Cursor { position: first.entry.start(), last, tip: None };
             let entries = again.iter().map(|kept| kept.entry).collect();
             self.move_back(endpoint, cursor, entries)?;
             self.wake();

@@ -3,7 +3,7 @@
 use super::disk::{self, Disk};
 use super::format::{RECORDS_AT, Scan, SegmentHeader, SegmentStart, Stretch};
 use super::state::{
-    Cursor, Entry, State, escape, segment_name, segment_number, unescape,
+    Cursor, Entry, State, Tip, escape, segment_name, segment_number, unescape,
 };
 use super::{JournalError, Limits, Position, Recovery};
 use crate::record::{Body, Content, Gap, GapReason, Header, StreamEnd, hash};
@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 /// What a writer begins with.
 pub struct Recovered {
-    /// The journal's id, if there is a segment that says it.
+    /// The journal's id, if a segment or a cursor says it.
     pub journal: Option<Uuid>,
     pub state: State,
     /// The last record of each endpoint's last stream.
@@ -22,7 +22,7 @@ pub struct Recovered {
     pub gaps: Vec<(String, Gap)>,
     /// The last segment and its valid bytes.
     pub previous: (u64, u64),
-    /// The highest number a file bears.
+    /// The highest number a file bears or a cursor names.
     pub highest: u64,
     /// Bytes after the valid end could not be cut off, or void segments were found.
     pub voids: bool,
@@ -60,7 +60,7 @@ struct Lost {
 struct Reading {
     streams: BTreeMap<(String, Uuid), Seen>,
     /// The last record of each endpoint.
-    ends: BTreeMap<String, StreamEnd>,
+    ends: BTreeMap<String, Tip>,
     lost: Vec<Lost>,
     /// Between which positions numbered records are missing.
     holes: Vec<(Position, Position)>,
@@ -84,7 +84,7 @@ pub fn recover(disk: &dyn Disk, limits: Limits) -> Result<Recovered, JournalErro
         quarantined: names.iter().filter(|name| name.starts_with("quarantine-")).count() as u64,
         closed: false,
     };
-    load_endpoints(disk, &names, &mut state, &mut report).map_err(io("read its cursors"))?;
+    let journal = load_endpoints(disk, &names, &mut state, &mut report).map_err(io("read its cursors"))?;
     let numbers: BTreeSet<u64> = names.iter().filter_map(|name| segment_number(name)).collect();
     let valid = valid_segments(disk, &numbers)?;
 
@@ -103,10 +103,9 @@ pub fn recover(disk: &dyn Disk, limits: Limits) -> Result<Recovered, JournalErro
     }
     // An endpoint whose newest records are confirmed and gone is known from its cursor.
     for (endpoint, endpoint_state) in &state.endpoints {
-        let cursor = endpoint_state.cursor;
-        let newer = reading.streams.keys().any(|(name, _)| name == endpoint);
-        if let Some(last) = cursor.last.filter(|_| !newer) {
-            reading.ends.insert(endpoint.clone(), last);
+        let newest = reading.ends.get(endpoint).map(|tip| tip.position);
+        if let Some(tip) = endpoint_state.cursor.tip.filter(|tip| newest.is_none_or(|newest| newest < tip.position)) {
+            reading.ends.insert(endpoint.clone(), tip);
         }
     }
     let gaps = losses(&reading, &state);
@@ -119,24 +118,31 @@ pub fn recover(disk: &dyn Disk, limits: Limits) -> Result<Recovered, JournalErro
     }
     report.waiting = state.endpoints.values().map(|endpoint| endpoint.waiting.len() as u64).sum();
     report.endpoints = state.endpoints.keys().cloned().collect();
+    // The last segment may be confirmed and gone; a cursor must never be ahead of what is written next.
+    let confirmed = state.endpoints.values().flat_map(|endpoint| {
+        [Some(endpoint.cursor.position), endpoint.cursor.tip.map(|tip| tip.position)].into_iter().flatten()
+    });
+    let highest = confirmed.map(|position| position.segment).chain(numbers).max().unwrap_or(0);
     Ok(Recovered {
-        journal: valid.segments.iter().rev().find_map(|(_, _, header)| Some(header.as_ref()?.journal)),
+        journal: valid.segments.iter().rev().find_map(|(_, _, header)| Some(header.as_ref()?.journal)).or(journal),
         state,
-        ends: reading.ends,
+        ends: reading.ends.into_iter().map(|(endpoint, tip)| (endpoint, tip.end)).collect(),
         gaps,
         previous,
-        highest: numbers.last().copied().unwrap_or(0),
+        highest,
         voids,
         report,
     })
 }
 
+/// Reads cursors and counts dead letters; returns the journal's id if a cursor says it.
 fn load_endpoints(
     disk: &dyn Disk,
     names: &[String],
     state: &mut State,
     report: &mut Recovery,
-) -> io::Result<()> {
+) -> io::Result<Option<Uuid>> {
+    let mut journal = None;
     for name in names {
         if name.ends_with(".new") {
             // A replacement that was not finished.
@@ -146,7 +152,10 @@ fn load_endpoints(
             let bytes = disk::read(&*file, 0, 1024)?;
             let endpoint_state = state.endpoints.entry(endpoint.clone()).or_default();
             match Cursor::decode(&bytes) {
-                Some(cursor) => endpoint_state.cursor = cursor,
+                Some((id, cursor)) => {
+                    endpoint_state.cursor = cursor;
+                    journal = Some(id);
+                }
                 None => report.notes.push(format!(
                     "the cursor of endpoint {endpoint} is damaged: everything kept is written to its archive again"
                 )),
@@ -157,7 +166,7 @@ fn load_endpoints(
             state.endpoints.entry(endpoint).or_default().dead_letters += 1;
         }
     }
-    Ok(())
+    Ok(journal)
 }
 
 struct Valid {
@@ -321,7 +330,7 @@ fn take_record(
     }
     reading.written_by.insert(start.segment, entry.incarnation);
     let end = StreamEnd { incarnation: entry.incarnation, sequence: header.sequence, hash };
-    reading.ends.insert(endpoint.clone(), end);
+    reading.ends.insert(endpoint.clone(), Tip { position: entry.end(), end });
     let endpoint_state = state.endpoints.entry(endpoint.clone()).or_default();
     let cursor = endpoint_state.cursor;
     if entry.end() <= cursor.position {
@@ -412,7 +421,7 @@ fn possibly_lost(reading: &Reading, state: &State, at: Position) -> Vec<Lost> {
     };
     let mut lost = Vec::new();
     for (endpoint, endpoint_state) in &state.endpoints {
-        if reading.ends.get(endpoint).is_none_or(|end| end.incarnation != incarnation) {
+        if reading.ends.get(endpoint).is_none_or(|tip| tip.end.incarnation != incarnation) {
             continue;
         }
         let next = match (reading.streams.get(&(endpoint.clone(), incarnation)), endpoint_state.cursor.last) {

@@ -70,6 +70,15 @@ pub struct Cursor {
     pub position: Position,
     /// That record; `None` before the first.
     pub last: Option<StreamEnd>,
+    /// The furthest record ever confirmed: streams go on from there, even while an archive is being refilled.
+    pub tip: Option<Tip>,
+}
+
+/// The furthest record an endpoint has ever confirmed. Its segment may be gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tip {
+    pub position: Position,
+    pub end: StreamEnd,
 }
 
 /// Where a waiting record is.
@@ -150,10 +159,11 @@ impl Shared {
     /// Moves an endpoint's cursor forward, durably. An older position than the cursor's changes nothing.
     pub fn confirm(&self, endpoint: &str, cursor: Cursor) -> Result<(), JournalError> {
         let _writing = self.cursors.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = self.state().endpoints.get(endpoint).map(|state| state.cursor.position);
-        if known.is_some_and(|known| cursor.position <= known) {
+        let known = self.state().endpoints.get(endpoint).map(|state| state.cursor).unwrap_or_default();
+        if cursor.position <= known.position {
             return Ok(());
         }
+        let cursor = cursor.keeping_tip(known);
         self.store_cursor(endpoint, cursor)?;
         self.state().endpoints.entry(endpoint.to_owned()).or_default().confirm(cursor);
         self.reap(false);
@@ -163,6 +173,8 @@ impl Shared {
     /// Moves an endpoint's cursor back, durably; `entries` then wait again, before what waits already.
     pub fn move_back(&self, endpoint: &str, cursor: Cursor, entries: Vec<Entry>) -> Result<(), JournalError> {
         let _writing = self.cursors.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.state().endpoints.get(endpoint).map(|state| state.cursor).unwrap_or_default();
+        let cursor = cursor.keeping_tip(known);
         self.store_cursor(endpoint, cursor)?;
         let mut state = self.state();
         let state = state.endpoints.entry(endpoint.to_owned()).or_default();
@@ -176,7 +188,7 @@ impl Shared {
     }
 
     fn store_cursor(&self, endpoint: &str, cursor: Cursor) -> Result<(), JournalError> {
-        disk::replace(&*self.disk, &cursor_name(endpoint), &cursor.encode())
+        disk::replace(&*self.disk, &cursor_name(endpoint), &cursor.encode(self.journal))
             .map_err(|error| JournalError::Io { doing: "store a cursor", error })
     }
 
@@ -233,43 +245,70 @@ impl State {
 const CURSOR_MAGIC: &[u8; 4] = b"CTJC";
 
 impl Cursor {
-    fn encode(&self) -> Vec<u8> {
+    /// This cursor with the furthest confirmed record of itself and `known`.
+    fn keeping_tip(self, known: Self) -> Self {
+        let own = self.last.map(|end| Tip { position: self.position, end });
+        let tip = [own, self.tip, known.tip].into_iter().flatten().max_by_key(|tip| tip.position);
+        Self { tip, ..self }
+    }
+
+    fn encode(&self, journal: Uuid) -> Vec<u8> {
         let mut out = CURSOR_MAGIC.to_vec();
-        out.extend_from_slice(&self.position.segment.to_be_bytes());
-        out.extend_from_slice(&self.position.offset.to_be_bytes());
-        if let Some(last) = &self.last {
-            out.extend_from_slice(last.incarnation.as_bytes());
-            out.extend_from_slice(&last.sequence.to_be_bytes());
-            out.extend_from_slice(&last.hash);
+        out.extend_from_slice(journal.as_bytes());
+        put_position(&mut out, self.position);
+        for place in [self.last.map(|end| Tip { position: self.position, end }), self.tip] {
+            out.push(u8::from(place.is_some()));
+            if let Some(Tip { position, end }) = place {
+                put_position(&mut out, position);
+                out.extend_from_slice(end.incarnation.as_bytes());
+                out.extend_from_slice(&end.sequence.to_be_bytes());
+                out.extend_from_slice(&end.hash);
+            }
         }
         out.extend_from_slice(&crc32c::crc32c(&out).to_be_bytes());
         out
     }
 
-    /// `None` if the bytes are damaged: then everything kept is written again, which an archive recognises.
-    pub fn decode(bytes: &[u8]) -> Option<Self> {
+    /// The cursor and its journal's id, which is nowhere else once every segment is confirmed and gone. `None` if the bytes
+    /// are damaged: then everything kept is written again, which an archive recognises.
+    pub fn decode(bytes: &[u8]) -> Option<(Uuid, Self)> {
         let (body, sum) = bytes.split_last_chunk::<4>()?;
-        let rest = body.strip_prefix(CURSOR_MAGIC)?;
+        let mut rest = body.strip_prefix(CURSOR_MAGIC)?;
         if crc32c::crc32c(body).to_be_bytes() != *sum {
             return None;
         }
-        let (segment, rest) = rest.split_first_chunk()?;
-        let (offset, rest) = rest.split_first_chunk()?;
-        let position =
-            Position { segment: u64::from_be_bytes(*segment), offset: u64::from_be_bytes(*offset) };
-        if rest.is_empty() {
-            return Some(Self { position, last: None });
-        }
-        let (incarnation, rest) = rest.split_first_chunk()?;
-        let (sequence, rest) = rest.split_first_chunk()?;
-        let hash: Hash = rest.try_into().ok()?;
-        let last = StreamEnd {
-            incarnation: Uuid::from_bytes(*incarnation),
-            sequence: u64::from_be_bytes(*sequence),
-            hash,
-        };
-        Some(Self { position, last: Some(last) })
+        let journal = Uuid::from_bytes(take(&mut rest)?);
+        let position = take_position(&mut rest)?;
+        let last = take_tip(&mut rest)?.map(|tip| tip.end);
+        let tip = take_tip(&mut rest)?;
+        rest.is_empty().then_some((journal, Self { position, last, tip }))
     }
+}
+
+fn put_position(out: &mut Vec<u8>, position: Position) {
+    out.extend_from_slice(&position.segment.to_be_bytes());
+    out.extend_from_slice(&position.offset.to_be_bytes());
+}
+
+fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
+    let (value, tail) = rest.split_first_chunk()?;
+    *rest = tail;
+    Some(*value)
+}
+
+fn take_position(rest: &mut &[u8]) -> Option<Position> {
+    Some(Position { segment: u64::from_be_bytes(take(rest)?), offset: u64::from_be_bytes(take(rest)?) })
+}
+
+fn take_tip(rest: &mut &[u8]) -> Option<Option<Tip>> {
+    if take(rest)? == [0] {
+        return Some(None);
+    }
+    let position = take_position(rest)?;
+    let incarnation = Uuid::from_bytes(take(rest)?);
+    let sequence = u64::from_be_bytes(take(rest)?);
+    let hash: Hash = take(rest)?;
+    Some(Some(Tip { position, end: StreamEnd { incarnation, sequence, hash } }))
 }
 
 /// A segment's file name.

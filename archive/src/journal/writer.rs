@@ -175,7 +175,11 @@ impl Writer {
             Ok(file) => {
                 let segment =
                     Segment { len: RECORDS_AT, voids: std::mem::take(&mut self.voids), ..Segment::default() };
-                self.shared.state().segments.insert(number, segment);
+                let mut state = self.shared.state();
+                state.segments.insert(number, segment);
+                // The folder takes files again; whoever asked with nothing to write wanted to know just that.
+                state.problem = None;
+                drop(state);
                 self.active = Some(Active { number, file, len: RECORDS_AT });
                 Ok((number, RECORDS_AT))
             }
@@ -376,14 +380,6 @@ impl Writer {
         };
         self.shared.state().problem = Some(refusal.to_string());
         refusal
-    }
-
-    /// The end of the last record that is on disk.
-    #[cfg(test)]
-    pub fn position(&self) -> Position {
-        let (segment, offset) =
-            self.active.as_ref().map_or(self.previous, |active| (active.number, active.len));
-        Position { segment, offset }
     }
 }
 
