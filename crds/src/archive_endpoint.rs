@@ -83,7 +83,7 @@ pub struct PostgreSql {
     #[schemars(range(min = 1, max = 65535))]
     pub port: u16,
 
-    /// Name of the database. Required. `cartulary archive migrate` makes the tables in it; sidecars never change its schema.
+    /// Name of the database. Required. `cartulary migrate` makes the tables in it; sidecars never change its schema.
     #[schemars(length(min = 1, max = 63))]
     pub database: String,
 

@@ -62,7 +62,7 @@ pub async fn run(options: Options, client: Client) -> anyhow::Result<()> {
 /// [`run`] with listeners that are there already.
 pub async fn run_on(listeners: Listeners, options: Options, client: Client) -> anyhow::Result<()> {
     for scope in options.scopes() {
-        check_definitions(&client, scope.as_deref()).await?;
+        check_definitions(&client, scope).await?;
     }
     let metrics = Arc::new(Metrics::default());
     let (tls, tls_receiver) = channel(None);
@@ -92,13 +92,13 @@ pub async fn run_on(listeners: Listeners, options: Options, client: Client) -> a
 }
 
 /// Says at once, and once, what is missing, instead of failing in every watch.
-async fn check_definitions(client: &Client, scope: Option<&str>) -> anyhow::Result<()> {
+async fn check_definitions(client: &Client, scope: Option<String>) -> anyhow::Result<()> {
     let advice = "install the definitions of the kinds first: kubectl apply -f crds/yaml, or the chart with crds.install=true";
     let one = ListParams::default().limit(1);
     match scope {
         Some(namespace) => {
-            Api::<XmppCluster>::namespaced(client.clone(), namespace).list_metadata(&one).await.context(advice)?;
-            Api::<ArchiveEndpoint>::namespaced(client.clone(), namespace).list_metadata(&one).await.context(advice)?;
+            Api::<XmppCluster>::namespaced(client.clone(), &namespace).list_metadata(&one).await.context(advice)?;
+            Api::<ArchiveEndpoint>::namespaced(client.clone(), &namespace).list_metadata(&one).await.context(advice)?;
         }
         None => {
             Api::<XmppCluster>::all(client.clone()).list_metadata(&one).await.context(advice)?;
@@ -106,4 +106,15 @@ async fn check_definitions(client: &Client, scope: Option<&str>) -> anyhow::Resu
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_operator_can_be_spawned() {
+        fn sendable<T: Send>(_: fn(Listeners, Options, Client) -> T) {}
+        sendable(run_on);
+    }
 }

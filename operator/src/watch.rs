@@ -13,7 +13,7 @@ use cartulary_compliance::names::label;
 use cartulary_crds::{ArchiveEndpoint, XmppCluster};
 use futures::channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
 use futures::{Stream, StreamExt, TryStreamExt};
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
+use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::api::PartialObjectMeta;
 use kube::core::NamespaceResourceScope;
 use kube::runtime::controller::{Action, Config, ReconcileRequest, applier};
@@ -60,35 +60,29 @@ pub async fn run(scope: Option<String>, client: Client, options: Options, metric
     let context =
         Arc::new(Context::new(client.clone(), options, watched, recorder, http, metrics, cluster_sender, endpoint_sender));
 
-    let (of_cluster, of_endpoint) = (trigger.clone(), trigger.clone());
+    let everything = watcher::Config::default();
+    let labelled = watcher::Config::default().labels(label::CLUSTER);
     let (mut cluster_generations, mut endpoint_generations) = (Generations::default(), Generations::default());
-    let view = context.clone();
-    let watching = async {
-        let (c, s) = (&client, scope.as_deref());
-        let everything = watcher::Config::default();
-        let labelled = watcher::Config::default().labels(label::CLUSTER);
-        futures::join!(
-            follow::<XmppCluster>(api(c, s), everything.clone(), clusters_writer, &trigger, move |cluster, gone| {
-                if gone {
-                    view.observe(&cluster.namespace().unwrap_or_default(), &cluster.name_any(), None);
-                } else if cluster_generations.changed(cluster) {
-                    of_cluster.cluster(ObjectRef::from_obj(cluster));
-                }
-            }),
-            follow::<ArchiveEndpoint>(api(c, s), everything.clone(), endpoints_writer, &trigger, move |endpoint, gone| {
-                if gone || endpoint_generations.changed(endpoint) {
-                    of_endpoint.endpoint(endpoint);
-                }
-            }),
-            follow::<PartialObjectMeta<Secret>>(api(c, s), everything.clone(), secrets_writer, &trigger, |secret, _| {
-                trigger.secret(secret);
-            }),
-            follow::<Pod>(api(c, s), labelled, pods_writer, &trigger, |pod, _| trigger.labelled(pod)),
-            follow::<PartialObjectMeta<PersistentVolumeClaim>>(api(c, s), everything, claims_writer, &trigger, |claim, _| {
-                trigger.labelled(claim);
-            }),
-        );
-    };
+    let (view, of_cluster, of_endpoint) = (context.clone(), trigger.clone(), trigger.clone());
+    let (of_secret, of_pod, of_claim) = (trigger.clone(), trigger.clone(), trigger.clone());
+    let cluster_api = api::<XmppCluster>(&client, &scope);
+    let watching = futures::future::join5(
+        follow(cluster_api, everything.clone(), clusters_writer, trigger.clone(), move |cluster: &XmppCluster, gone| {
+            if gone {
+                view.observe(&cluster.namespace().unwrap_or_default(), &cluster.name_any(), None);
+            } else if cluster_generations.changed(cluster) {
+                of_cluster.cluster(ObjectRef::from_obj(cluster));
+            }
+        }),
+        follow(api(&client, &scope), everything.clone(), endpoints_writer, trigger.clone(), move |endpoint, gone| {
+            if gone || endpoint_generations.changed(endpoint) {
+                of_endpoint.endpoint(endpoint);
+            }
+        }),
+        follow(api(&client, &scope), everything.clone(), secrets_writer, trigger.clone(), move |secret, _| of_secret.secret(secret)),
+        follow(api(&client, &scope), labelled, pods_writer, trigger.clone(), move |pod: &Pod, _| of_pod.labelled(pod)),
+        follow(api(&client, &scope), everything, claims_writer, trigger, move |claim, _| of_claim.labelled(claim)),
+    );
     let working = async {
         let stores = &context.stores;
         // The writers live as long as the watches beside us, so waiting can only end well.
@@ -131,7 +125,7 @@ fn http_client() -> reqwest::Client {
         .expect("nothing in it depends on the machine")
 }
 
-fn api<K>(client: &Client, scope: Option<&str>) -> Api<K>
+fn api<K>(client: &Client, scope: &Option<String>) -> Api<K>
 where
     K: Resource<Scope = NamespaceResourceScope>,
     K::DynamicType: Default,
@@ -143,7 +137,7 @@ where
 }
 
 /// Keeps a store up to date and tells of each change; of a relist as a whole.
-async fn follow<K>(api: Api<K>, config: watcher::Config, writer: Writer<K>, trigger: &Trigger, mut changed: impl FnMut(&K, bool))
+async fn follow<K>(api: Api<K>, config: watcher::Config, writer: Writer<K>, trigger: Trigger, mut changed: impl FnMut(&K, bool))
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
     K::DynamicType: Default + Eq + Hash + Clone,

@@ -71,7 +71,8 @@ pub fn last_good(gathered: &Gathered) -> Option<Applied> {
 pub async fn claims(cluster: &XmppCluster, gathered: &Gathered, context: &Context) -> Result<(), kube::Error> {
     let api = Api::<PersistentVolumeClaim>::namespaced(context.client.clone(), &cluster.namespace().unwrap_or_default());
     let living = gathered.pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
-    for name in living.filter_map(|pod| journals::claim_of(pod)) {
+    let wanted: Vec<&str> = living.filter_map(|pod| journals::claim_of(pod)).collect();
+    for name in wanted {
         if gathered.claim_names.contains(name) {
             continue;
         }

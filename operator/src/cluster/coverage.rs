@@ -49,20 +49,21 @@ pub enum Sidecar {
 /// Asks the sidecars of all pods at once.
 pub async fn observe(pods: &[Arc<Pod>], context: &Context) -> Vec<Observation> {
     let port = context.options.status_port;
-    let ask = pods.iter().map(|pod| async move {
-        let name = pod.name_any();
-        let address = pod.status.as_ref().and_then(|status| status.pod_ip.as_deref()).and_then(|ip| ip.parse().ok());
-        let sidecar = match address {
-            _ if !has_sidecar(pod) => Sidecar::Missing,
-            _ if pod.metadata.deletion_timestamp.is_some() => Sidecar::NotRunning,
-            None => Sidecar::NotRunning,
-            Some(address) => ask(&context.http, address, port, &name).await,
-        };
-        Observation { journal_in_pod: journal_in_pod(pod), pod: name, sidecar }
-    });
-    let mut observations: Vec<_> = futures::stream::iter(ask).buffer_unordered(CONCURRENT).collect().await;
-    observations.sort_by(|a, b| a.pod.cmp(&b.pod));
+    let looks: Vec<_> = pods.iter().map(|pod| look(pod.clone(), context.http.clone(), port)).collect();
+    let mut observations: Vec<_> = futures::stream::iter(looks).buffer_unordered(CONCURRENT).collect().await;
+    observations.sort_by(|a: &Observation, b| a.pod.cmp(&b.pod));
     observations
+}
+
+async fn look(pod: Arc<Pod>, http: reqwest::Client, port: u16) -> Observation {
+    let name = pod.name_any();
+    let address = pod.status.as_ref().and_then(|status| status.pod_ip.as_deref()).and_then(|ip| ip.parse().ok());
+    let sidecar = match address {
+        _ if !has_sidecar(&pod) => Sidecar::Missing,
+        Some(address) if pod.metadata.deletion_timestamp.is_none() => ask(&http, address, port, &name).await,
+        _ => Sidecar::NotRunning,
+    };
+    Observation { journal_in_pod: journal_in_pod(&pod), pod: name, sidecar }
 }
 
 async fn ask(http: &reqwest::Client, address: IpAddr, port: u16, pod: &str) -> Sidecar {

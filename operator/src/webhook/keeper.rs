@@ -61,18 +61,13 @@ async fn step(
     let material = stored(client, options).await?;
     let bundle = material.bundle();
     // Serving starts with the first certificate, so that the API server never meets a closed port for longer than it must.
-    let told = async {
-        let name = &options.webhook_configuration;
-        tell::<MutatingWebhookConfiguration>(client, name, &bundle).await?;
-        tell::<ValidatingWebhookConfiguration>(client, name, &bundle).await
-    };
-    if served.is_some() {
-        told.await?;
+    if served.is_none() {
         serve(&material, served, tls)?;
-    } else {
-        serve(&material, served, tls)?;
-        told.await?;
     }
+    let name = &options.webhook_configuration;
+    tell::<MutatingWebhookConfiguration>(client, name, &bundle).await?;
+    tell::<ValidatingWebhookConfiguration>(client, name, &bundle).await?;
+    serve(&material, served, tls)?;
     Ok(material.expires)
 }
 

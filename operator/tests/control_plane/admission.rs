@@ -1,0 +1,72 @@
+//! Admission, asked by the API server itself over TLS.
+
+use crate::world::{World, until};
+use anyhow::Result;
+use cartulary_crds::XmppCluster;
+use cartulary_operator::reasons::{self as reason, refusal};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use kube::api::PostParams;
+use serde_json::json;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_order_of_applying_things_starts_a_server_that_is_not_recorded() -> Result<()> {
+    let world = World::start("order").await?;
+    let refused = |error: kube::Error| error.to_string();
+    let without_cluster = refused(world.pod("prosody-0").await.expect_err("no XMPPCluster"));
+    assert!(without_cluster.contains(refusal::CLUSTER_MISSING), "{without_cluster}");
+
+    world.cluster(json!({})).await?;
+    world.condition::<XmppCluster>("chat", "Accepted", "False", reason::NO_DEFAULT_ENDPOINT).await?;
+    let without_endpoint = refused(world.pod("prosody-0").await.expect_err("no configuration"));
+    assert!(without_endpoint.contains(refusal::CLUSTER_NOT_ACCEPTED), "{without_endpoint}");
+
+    world.endpoint("records", json!({ "type": "SQLite", "default": true })).await?;
+    world.condition::<XmppCluster>("chat", "Accepted", "True", reason::OUTBOUND_OFF).await?;
+    let pod = world.pod("prosody-0").await?;
+    let spec = serde_json::to_value(pod.spec)?;
+    assert_eq!(spec["initContainers"][0]["name"], "cartulary-sidecar");
+    assert_eq!(spec["initContainers"][0]["restartPolicy"], "Always");
+    assert_eq!(spec["initContainers"][0]["image"], "localhost/cartulary:test");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_without_the_label_are_not_looked_at_and_dry_runs_leave_nothing() -> Result<()> {
+    let world = World::start("looked-at").await?;
+    let other = json!({ "metadata": { "name": "database" }, "spec": { "containers": [{ "name": "a", "image": "a" }] } });
+    let pod: Pod = world.create(other).await?;
+    assert!(pod.spec.is_some_and(|spec| spec.init_containers.is_none()));
+
+    world.endpoint("records", json!({ "type": "SQLite", "default": true })).await?;
+    world.cluster(json!({})).await?;
+    world.condition::<XmppCluster>("chat", "Accepted", "True", reason::OUTBOUND_OFF).await?;
+    let labelled: Pod = serde_json::from_value(json!({
+        "metadata": { "name": "prosody-0", "labels": { "cartulary.dev/cluster": "chat" } },
+        "spec": { "containers": [{ "name": "a", "image": "a" }] },
+    }))?;
+    let dry = PostParams { dry_run: true, ..PostParams::default() };
+    let pod = world.api::<Pod>().create(&dry, &labelled).await?;
+    assert!(pod.spec.is_some_and(|spec| spec.init_containers.is_some()));
+    assert!(world.api::<PersistentVolumeClaim>().list(&Default::default()).await?.items.is_empty());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_default_endpoint_is_refused() -> Result<()> {
+    let world = World::start("second").await?;
+    world.endpoint("one", json!({ "type": "SQLite", "default": true })).await?;
+    // The API server takes up a changed webhook configuration a moment after it was patched, and this webhook may fail open.
+    let error = until("the webhook is asked", || async {
+        let name = format!("try-{:x}", rand());
+        Ok(world.endpoint(&name, json!({ "type": "SQLite", "default": true })).await.err())
+    })
+    .await?;
+    assert!(error.to_string().contains(reason::SECOND_DEFAULT), "{error}");
+    world.endpoint("other", json!({ "type": "SQLite" })).await?;
+    Ok(())
+}
+
+/// Something that was not there before.
+fn rand() -> u128 {
+    std::time::UNIX_EPOCH.elapsed().map(|now| now.as_nanos()).unwrap_or_default()
+}

@@ -1,0 +1,6 @@
+//! The operator against a real API server. What needs a kubelet is tested in `tests/`.
+
+mod admission;
+mod definitions;
+mod reconciling;
+mod world;

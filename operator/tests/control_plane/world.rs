@@ -1,0 +1,325 @@
+//! A real API server with our kinds, the operator running beside it with the chart's own rights, and sidecars that say what a
+//! test wants. Pods are never started: a test writes the status a kubelet would.
+
+use anyhow::{Context, Result, bail, ensure};
+use axum::Router;
+use axum::routing::get;
+use cartulary_compliance::status::SidecarStatus;
+use cartulary_crds::{ArchiveEndpoint, XmppCluster};
+use cartulary_operator::options::Options;
+use cartulary_operator::{Listeners, run_on};
+use clap::Parser;
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::core::{DynamicObject, NamespaceResourceScope};
+use kube::discovery::{ApiResource, Discovery};
+use kube::{Api, Client, Config, Resource, ResourceExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use std::fmt::Debug;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+/// Far more than anything takes.
+const DEADLINE: Duration = Duration::from_secs(60);
+const NAME: &str = "operator-tests";
+
+/// The API server; it goes with the last test that uses it.
+pub struct ControlPlane {
+    kubeconfig: PathBuf,
+}
+
+static RUNNING: Mutex<Weak<ControlPlane>> = Mutex::new(Weak::new());
+
+impl ControlPlane {
+    fn start() -> Arc<Self> {
+        let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(plane) = running.upgrade() {
+            return plane;
+        }
+        let kubeconfig = harness(&["up", NAME, "--control-plane"]).expect("the test cluster: tests/cluster/setup makes it");
+        let plane = Arc::new(Self { kubeconfig: kubeconfig.lines().last().unwrap_or_default().into() });
+        *running = Arc::downgrade(&plane);
+        plane
+    }
+}
+
+impl Drop for ControlPlane {
+    fn drop(&mut self) {
+        // Nobody starts another one of the same name meanwhile.
+        let _running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = harness(&["down", NAME]) {
+            eprintln!("{error:#}");
+        }
+    }
+}
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// Runs a script of the harness. A cluster of the user's own cannot call webhooks on this machine, so it is not used here.
+fn harness(words: &[&str]) -> Result<String> {
+    let script = repository().join("tests/cluster").join(words[0]);
+    let output = Command::new(&script)
+        .args(&words[1..])
+        .env_remove("CLUSTER_KUBECONFIG")
+        .output()
+        .with_context(|| format!("cannot run {}", script.display()))?;
+    ensure!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// A namespace with an operator of its own.
+pub struct World {
+    /// As the cluster's administrator.
+    pub client: Client,
+    /// The namespace.
+    pub namespace: String,
+    /// The port on which the operator asks sidecars.
+    pub status_port: u16,
+    operator: JoinHandle<Result<()>>,
+    sidecars: Vec<JoinHandle<()>>,
+    _plane: Arc<ControlPlane>,
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.operator.abort();
+        self.sidecars.iter().for_each(JoinHandle::abort);
+    }
+}
+
+impl World {
+    /// Installs the chart for a namespace called after the test, with the webhooks' addresses here, and starts the operator as
+    /// the chart's service account.
+    pub async fn start(test: &str) -> Result<Self> {
+        let plane = tokio::task::spawn_blocking(ControlPlane::start).await?;
+        let client = client(&plane, None).await?;
+        let namespace = test.to_owned();
+        let object: Namespace = serde_json::from_value(json!({ "metadata": { "name": namespace } }))?;
+        Api::<Namespace>::all(client.clone()).create(&PostParams::default(), &object).await?;
+
+        let here = || TcpListener::bind("127.0.0.1:0");
+        let listeners = Listeners { webhook: here().await?, health: here().await? };
+        let health = listeners.health.local_addr()?;
+        install(&client, &namespace, listeners.webhook.local_addr()?.port()).await?;
+
+        let status_port = here().await?.local_addr()?.port();
+        let options = Options::parse_from([
+            "cartulary-operator",
+            "--sidecar-image=localhost/cartulary:test",
+            &format!("--namespace={namespace}"),
+            &format!("--watch-namespaces={namespace}"),
+            &format!("--webhook-configuration={namespace}-cartulary-{namespace}"),
+            "--webhook-hosts=127.0.0.1",
+            &format!("--status-port={status_port}"),
+            "--poll-seconds=1",
+        ]);
+        let account = format!("system:serviceaccount:{namespace}:{namespace}-cartulary");
+        let operator = tokio::spawn(run_on(listeners, options, self::client(&plane, Some(account)).await?));
+        let world = Self { client, namespace, status_port, operator, sidecars: Vec::new(), _plane: plane };
+        until("the operator is ready", || async {
+            if world.operator.is_finished() {
+                bail!("the operator ended");
+            }
+            let answer = reqwest::get(format!("http://{health}/readyz")).await?;
+            Ok(answer.status().is_success().then_some(()))
+        })
+        .await?;
+        Ok(world)
+    }
+
+    /// The namespace's objects of one kind.
+    pub fn api<K>(&self) -> Api<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+    {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// Creates an object.
+    pub async fn create<K>(&self, object: Value) -> Result<K, kube::Error>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + Serialize + Debug,
+    {
+        let object: K = serde_json::from_value(object).expect("a manifest of this kind");
+        self.api().create(&PostParams::default(), &object).await
+    }
+
+    /// Creates the XMPPCluster `chat`.
+    pub async fn cluster(&self, spec: Value) -> Result<XmppCluster, kube::Error> {
+        let mut spec = spec;
+        spec["server"] = json!("Prosody");
+        self.create(manifest("XMPPCluster", "chat", spec)).await
+    }
+
+    /// Creates an ArchiveEndpoint.
+    pub async fn endpoint(&self, name: &str, spec: Value) -> Result<ArchiveEndpoint, kube::Error> {
+        self.create(manifest("ArchiveEndpoint", name, spec)).await
+    }
+
+    /// Creates a StatefulSet's pod of the cluster `chat`.
+    pub async fn pod(&self, name: &str) -> Result<Pod, kube::Error> {
+        let owner = json!({ "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "none", "uid": "0", "controller": true });
+        self.create(json!({
+            "metadata": { "name": name, "labels": { "cartulary.dev/cluster": "chat" }, "ownerReferences": [owner] },
+            "spec": { "containers": [{ "name": "prosody", "image": "localhost/prosody:13" }] },
+        }))
+        .await
+    }
+
+    /// Writes what a kubelet would write of a pod that runs.
+    pub async fn runs(&self, pod: &str) -> Result<()> {
+        let status = json!({ "status": { "phase": "Running", "podIP": "127.0.0.1", "podIPs": [{ "ip": "127.0.0.1" }] } });
+        self.api::<Pod>().patch_status(pod, &PatchParams::default(), &Patch::Merge(status)).await?;
+        Ok(())
+    }
+
+    /// A sidecar that answers the operator, and counts how often it was asked.
+    pub async fn sidecar(&mut self, status: SidecarStatus) -> Result<FakeSidecar> {
+        let sidecar = FakeSidecar { status: Arc::new(Mutex::new(status)), asked: Arc::default() };
+        let listener = TcpListener::bind(("127.0.0.1", self.status_port)).await?;
+        let answering = sidecar.clone();
+        let answer = move || async move {
+            answering.asked.fetch_add(1, Ordering::Relaxed);
+            axum::Json(answering.status.lock().unwrap_or_else(PoisonError::into_inner).clone())
+        };
+        let router = Router::new().route("/status", get(answer));
+        self.sidecars.push(tokio::spawn(async move {
+            let _ = axum::serve(listener, router).await;
+        }));
+        Ok(sidecar)
+    }
+
+    /// Waits until the condition has the status and the reason.
+    pub async fn condition<K>(&self, name: &str, kind: &str, status: &str, reason: &str) -> Result<()>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + Serialize + Debug,
+    {
+        let api = self.api::<K>();
+        let last = Mutex::new(Value::Null);
+        let reached = until("the condition", || async {
+            let object = serde_json::to_value(api.get(name).await?)?;
+            let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+            let found = conditions.into_iter().find(|condition| condition["type"] == kind).unwrap_or_default();
+            let fits = found["status"] == status && found["reason"] == reason;
+            *last.lock().unwrap_or_else(PoisonError::into_inner) = found;
+            Ok(fits.then_some(()))
+        });
+        reached.await.with_context(|| {
+            let last = last.lock().unwrap_or_else(PoisonError::into_inner);
+            format!("{kind}={status}/{reason} of {name}; last seen: {last}")
+        })
+    }
+
+    /// Deletes an object and waits until it is gone.
+    pub async fn delete<K>(&self, name: &str) -> Result<()>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + Debug,
+    {
+        let api = self.api::<K>();
+        api.delete(name, &DeleteParams::default().grace_period(0)).await?;
+        until("it is gone", || async { Ok(api.get_opt(name).await?.is_none().then_some(())) }).await
+    }
+}
+
+/// A sidecar's status port.
+#[derive(Clone)]
+pub struct FakeSidecar {
+    status: Arc<Mutex<SidecarStatus>>,
+    asked: Arc<AtomicU64>,
+}
+
+impl FakeSidecar {
+    /// Says something else from now on.
+    pub fn change(&self, change: impl FnOnce(&mut SidecarStatus)) {
+        change(&mut self.status.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Waits until it was asked so many times more.
+    pub async fn asked(&self, times: u64) -> Result<()> {
+        let before = self.asked.load(Ordering::Relaxed);
+        until("it is asked", || async { Ok((self.asked.load(Ordering::Relaxed) >= before + times).then_some(())) }).await
+    }
+}
+
+/// An object of ours.
+pub fn manifest(kind: &str, name: &str, spec: Value) -> Value {
+    json!({ "apiVersion": "cartulary.dev/v1alpha1", "kind": kind, "metadata": { "name": name }, "spec": spec })
+}
+
+/// Tries again until there is something, or the deadline has passed.
+pub async fn until<T, F: Future<Output = Result<Option<T>>>>(what: &str, mut attempt: impl FnMut() -> F) -> Result<T> {
+    let begin = Instant::now();
+    loop {
+        let last = match attempt().await {
+            Ok(Some(found)) => return Ok(found),
+            Ok(None) => None,
+            Err(error) => Some(error),
+        };
+        if begin.elapsed() > DEADLINE {
+            bail!("waited in vain until {what}: {last:?}");
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn client(plane: &ControlPlane, account: Option<String>) -> Result<Client> {
+    let kubeconfig = Kubeconfig::read_from(&plane.kubeconfig)?;
+    let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+    config.auth_info.impersonate = account;
+    Ok(Client::try_from(config)?)
+}
+
+/// Applies the chart as Helm renders it, but for what would need pods.
+async fn install(client: &Client, namespace: &str, webhook_port: u16) -> Result<()> {
+    let render = r#"eval "$("$1/tests/cluster/env" "$2")" && helm template "$3" "$1/charts/cartulary" --namespace "$3" --set "watchNamespaces={$3}""#;
+    let root = repository();
+    let output = Command::new("bash")
+        .args(["-euc", render, "bash", &root.display().to_string(), NAME, namespace])
+        .env_remove("CLUSTER_KUBECONFIG")
+        .output()?;
+    ensure!(output.status.success(), "helm: {}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout)?;
+    let mut objects: Vec<Value> = Vec::new();
+    for document in serde_yaml_ng::Deserializer::from_str(&text) {
+        objects.push(serde::Deserialize::deserialize(document)?);
+    }
+    // The kinds first, so that the API server serves them by the time they are used.
+    objects.sort_by_key(|object| object["kind"] != "CustomResourceDefinition");
+    let discovery = Discovery::new(client.clone()).run().await?;
+    for mut object in objects.into_iter().filter(|object| object["kind"] != "Deployment" && object.is_object()) {
+        for webhook in object["webhooks"].as_array_mut().into_iter().flatten() {
+            let path = webhook["clientConfig"]["service"]["path"].as_str().unwrap_or_default().to_owned();
+            webhook["clientConfig"] = json!({ "url": format!("https://127.0.0.1:{webhook_port}{path}") });
+        }
+        apply(client, &discovery, object).await?;
+    }
+    until("our kinds are served", || async {
+        let served = Api::<XmppCluster>::namespaced(client.clone(), namespace).list(&Default::default()).await;
+        let both = Api::<ArchiveEndpoint>::namespaced(client.clone(), namespace).list(&Default::default()).await;
+        Ok((served.is_ok() && both.is_ok()).then_some(()))
+    })
+    .await
+}
+
+async fn apply(client: &Client, discovery: &Discovery, object: Value) -> Result<()> {
+    let object: DynamicObject = serde_json::from_value(object)?;
+    let types = object.types.clone().context("a manifest has a kind")?;
+    let kind = (&types).try_into().map_err(|_| anyhow::anyhow!("{types:?}"))?;
+    let (resource, capabilities): (ApiResource, _) = discovery.resolve_gvk(&kind).with_context(|| format!("{types:?}"))?;
+    let api: Api<DynamicObject> = match (&capabilities.scope, object.namespace()) {
+        (kube::discovery::Scope::Namespaced, Some(namespace)) => Api::namespaced_with(client.clone(), &namespace, &resource),
+        _ => Api::all_with(client.clone(), &resource),
+    };
+    api.patch(&object.name_any(), &PatchParams::apply("helm").force(), &Patch::Apply(&object)).await?;
+    Ok(())
+}
