@@ -36,7 +36,7 @@ struct Damage {
     known: Option<Box<Header>>,
 }
 
-/// What is known of one stream after its endpoint's cursor.
+/// What is known of one stream after what its endpoint has confirmed.
 struct Seen {
     /// First sequence not seen yet.
     next: u64,
@@ -333,13 +333,17 @@ fn take_record(
     reading.ends.insert(endpoint.clone(), Tip { position: entry.end(), end });
     let endpoint_state = state.endpoints.entry(endpoint.clone()).or_default();
     let cursor = endpoint_state.cursor;
-    if entry.end() <= cursor.position {
+    if entry.end() > cursor.position {
+        endpoint_state.push(entry);
+    }
+    let confirmed = cursor.tip.map(|tip| tip.position).unwrap_or_default();
+    if entry.end() <= confirmed {
+        // Its archive has had it: what is missing around it was removed because it was confirmed.
         return;
     }
-    endpoint_state.push(entry);
-    // What comes next in a stream of which nothing was seen after the cursor.
-    let unseen = |incarnation| match cursor.last {
-        Some(last) if last.incarnation == incarnation => last.sequence + 1,
+    // What comes next in a stream of which nothing was seen after what is confirmed.
+    let unseen = |incarnation| match cursor.tip {
+        Some(tip) if tip.end.incarnation == incarnation => tip.end.sequence + 1,
         _ => 0,
     };
     if let Content::Open(open) = &header.content
@@ -356,7 +360,7 @@ fn take_record(
     let begun = Position { segment: begun.map_or(0, |(segment, _)| *segment), offset: 0 };
     let seen = reading.streams.entry((endpoint.clone(), entry.incarnation)).or_insert(Seen {
         next: unseen(entry.incarnation),
-        position: begun.max(cursor.position),
+        position: begun.max(confirmed),
         closed: false,
     });
     if header.sequence > seen.next {
@@ -377,8 +381,8 @@ fn losses(reading: &Reading, state: &State) -> Vec<(String, Gap)> {
     for damage in &reading.damage {
         match &damage.known {
             Some(header) => {
-                let cursor = state.endpoints.get(&header.stream.endpoint).map(|state| state.cursor.position);
-                if cursor.is_none_or(|cursor| cursor <= damage.start) {
+                let tip = state.endpoints.get(&header.stream.endpoint).and_then(|state| state.cursor.tip);
+                if tip.is_none_or(|tip| tip.position <= damage.start) {
                     lost.push(Lost {
                         endpoint: header.stream.endpoint.clone(),
                         incarnation: header.stream.incarnation,
@@ -424,11 +428,9 @@ fn possibly_lost(reading: &Reading, state: &State, at: Position) -> Vec<Lost> {
         if reading.ends.get(endpoint).is_none_or(|tip| tip.end.incarnation != incarnation) {
             continue;
         }
-        let next = match (reading.streams.get(&(endpoint.clone(), incarnation)), endpoint_state.cursor.last) {
+        let next = match (reading.streams.get(&(endpoint.clone(), incarnation)), endpoint_state.cursor.tip) {
             (Some(seen), _) if !seen.closed && seen.position <= at => seen.next,
-            (None, Some(last)) if last.incarnation == incarnation && endpoint_state.cursor.position <= at => {
-                last.sequence + 1
-            }
+            (None, Some(tip)) if tip.end.incarnation == incarnation && tip.position <= at => tip.end.sequence + 1,
             _ => continue,
         };
         lost.push(Lost { endpoint: endpoint.clone(), incarnation, first: next, last: next });

@@ -162,11 +162,6 @@ impl SimDisk {
         state.inodes[inode].cached = state.inodes[inode].durable.clone();
     }
 
-    pub fn size(&self, name: &str) -> u64 {
-        let state = self.lock();
-        state.names.get(name).map_or(0, |inode| state.inodes[*inode].cached.len() as u64)
-    }
-
     /// A copy of everything durable, as a volume's snapshot is.
     pub fn snapshot(&self, seed: u64) -> Arc<Self> {
         let copy = Self::new(seed);

@@ -1,0 +1,184 @@
+//! The drain against an endpoint that does what it is told to.
+
+mod common;
+
+use cartulary_archive::drain::{Drain, DrainHandle, DrainOptions};
+use cartulary_archive::endpoint::{Endpoint, EndpointError, WriteReport};
+use cartulary_archive::journal::Stored;
+use cartulary_archive::record::{Body, Content, GapReason, Hash, StreamId};
+use cartulary_compliance::names::reason;
+use common::{Kept, accepted, draft, eventually};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+#[derive(Default)]
+struct Behaviour {
+    down: bool,
+    misconfigured: bool,
+    /// Stanza ids that it refuses.
+    refused: BTreeSet<String>,
+    taken: Vec<Stored>,
+    writes: u64,
+}
+
+#[derive(Clone, Default)]
+struct Fake(Arc<Mutex<Behaviour>>);
+
+impl Fake {
+    fn lock(&self) -> MutexGuard<'_, Behaviour> {
+        self.0.lock().expect("no test panics while it holds it")
+    }
+
+    fn check(&self) -> Result<(), EndpointError> {
+        let behaviour = self.lock();
+        if behaviour.down {
+            let message = "the cable is cut".to_owned();
+            return Err(EndpointError::Unavailable { reason: reason::UNREACHABLE, message });
+        }
+        if behaviour.misconfigured {
+            let message = "run cartulary migrate".to_owned();
+            return Err(EndpointError::Misconfigured { reason: reason::NOT_MIGRATED, message });
+        }
+        Ok(())
+    }
+
+    fn ids(&self) -> Vec<String> {
+        self.lock().taken.iter().filter_map(stanza_id).collect()
+    }
+}
+
+fn stanza_id(stored: &Stored) -> Option<String> {
+    match &stored.record.header.content {
+        Content::Body(Body::Accepted(accepted)) => accepted.stanza_id.clone(),
+        _ => None,
+    }
+}
+
+impl Endpoint for Fake {
+    async fn connect(&mut self) -> Result<(), EndpointError> {
+        self.check()
+    }
+
+    async fn position(&mut self, stream: &StreamId) -> Result<Option<(u64, Hash)>, EndpointError> {
+        self.check()?;
+        let behaviour = self.lock();
+        let last = behaviour.taken.iter().rfind(|stored| stored.record.header.stream == *stream);
+        Ok(last.map(|stored| (stored.record.header.sequence, stored.record.hash())))
+    }
+
+    async fn write(&mut self, records: &[Stored]) -> Result<WriteReport, EndpointError> {
+        self.check()?;
+        let mut behaviour = self.lock();
+        behaviour.writes += 1;
+        if records.iter().filter_map(stanza_id).any(|id| behaviour.refused.contains(&id)) {
+            return Err(EndpointError::Rejected { message: "the batch holds something odd".to_owned() });
+        }
+        behaviour.taken.extend_from_slice(records);
+        Ok(WriteReport { inserted: records.len() as u64, ..WriteReport::default() })
+    }
+}
+
+struct Running {
+    kept: Kept,
+    fake: Fake,
+    handle: DrainHandle,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Running {
+    fn start(prepare: impl FnOnce(&mut Behaviour)) -> Self {
+        let (kept, fake, stop) = (Kept::open(), Fake::default(), CancellationToken::new());
+        prepare(&mut fake.lock());
+        let options = DrainOptions {
+            pause_min: Duration::from_millis(5),
+            pause_max: Duration::from_millis(20),
+            idle: Duration::from_millis(20),
+            ..DrainOptions::default()
+        };
+        let (drain, handle) = Drain::new(kept.journal.clone(), "main", fake.clone(), options);
+        let task = tokio::spawn(drain.run(stop.clone()));
+        Self { kept, fake, handle, stop, task }
+    }
+
+    async fn say(&self, ids: &[&str]) {
+        self.kept.append(ids.iter().map(|id| draft(accepted(id), id)).collect()).await;
+    }
+
+    async fn settled(&self) {
+        eventually("nothing waits", async || self.handle.status().waiting == 0).await;
+    }
+
+    async fn end(self) {
+        self.stop.cancel();
+        self.task.await.expect("the drain ends");
+    }
+}
+
+#[tokio::test]
+async fn records_arrive_once_and_in_order_after_an_outage() {
+    let running = Running::start(|behaviour| behaviour.down = true);
+    running.say(&["1", "2", "3"]).await;
+    eventually("the outage shows", async || running.handle.status().state == reason::UNREACHABLE).await;
+    assert_eq!(running.handle.status().waiting, 4);
+    assert!(running.handle.status().oldest_waiting_micros.is_some());
+    running.fake.lock().down = false;
+    running.settled().await;
+    running.say(&["4"]).await;
+    running.settled().await;
+    assert_eq!(running.fake.ids(), ["1", "2", "3", "4"]);
+    eventually("the return shows", async || running.handle.status().state == reason::CONNECTED).await;
+    running.end().await;
+}
+
+#[tokio::test]
+async fn a_misconfigured_endpoint_says_what_to_do_and_is_tried_again() {
+    let running = Running::start(|behaviour| behaviour.misconfigured = true);
+    running.say(&["1"]).await;
+    eventually("the reason shows", async || running.handle.status().state == reason::NOT_MIGRATED).await;
+    assert!(running.handle.status().message.contains("migrate"));
+    running.fake.lock().misconfigured = false;
+    running.settled().await;
+    assert_eq!(running.fake.ids(), ["1"]);
+    running.end().await;
+}
+
+#[tokio::test]
+async fn a_refused_record_stands_aside_alone_and_may_be_tried_again() {
+    let running = Running::start(|behaviour| {
+        behaviour.down = true;
+        behaviour.refused.insert("3".to_owned());
+    });
+    running.say(&["1", "2", "3", "4", "5"]).await;
+    running.fake.lock().down = false;
+    running.settled().await;
+    assert_eq!(running.fake.ids(), ["1", "2", "4", "5"]);
+    assert_eq!(running.handle.status().dead_letters, 1);
+    let letters = running.kept.journal.dead_letters("main").await.expect("listed");
+    assert_eq!((letters[0].sequence, letters[0].reason.as_str()), (3, "the batch holds something odd"));
+    let gap = running.fake.lock().taken.iter().find_map(|stored| match &stored.record.header.content {
+        Content::Body(Body::Gap(gap)) => Some(gap.clone()),
+        _ => None,
+    });
+    let gap = gap.expect("the stream says that it is missing");
+    assert_eq!((gap.first, gap.count, gap.reason), (Some(3), 1, GapReason::Rejected));
+    running.fake.lock().refused.clear();
+    running.handle.retry_dead_letters();
+    eventually("the dead letter is taken", async || running.handle.status().dead_letters == 0).await;
+    assert_eq!(running.fake.ids(), ["1", "2", "4", "5", "3"]);
+    running.end().await;
+}
+
+#[tokio::test]
+async fn an_archive_that_goes_back_while_connected_is_refilled_too() {
+    let running = Running::start(|_| {});
+    running.say(&["1", "2", "3"]).await;
+    running.settled().await;
+    running.fake.lock().taken.truncate(2);
+    eventually("it is refilled", async || running.fake.ids() == ["1", "2", "3"]).await;
+    eventually("it is told as over", async || running.handle.status().state == reason::CONNECTED).await;
+    running.end().await;
+}

@@ -1,0 +1,135 @@
+//! What only PostgreSQL has: roles, partitions, and many ways not to get in.
+
+mod common;
+
+use cartulary_archive::endpoint::{Endpoint, EndpointError, Roles, SqlEndpoint, Target, migrate};
+use cartulary_compliance::config::TlsMode;
+use cartulary_compliance::names::reason;
+use common::postgres::{Database, Server};
+use common::{Kept, accepted, draft};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+
+async fn migrated() -> Database {
+    let database = Server::get().database().await;
+    let roles = Roles { writer: Some(database.writer()), reader: Some(database.reader()) };
+    migrate(&database.owner(), &roles).await.expect("migrated");
+    database
+}
+
+async fn refusal(target: Target) -> EndpointError {
+    SqlEndpoint::new(target).connect().await.expect_err("it cannot be used")
+}
+
+#[tokio::test]
+async fn every_way_not_to_get_in_has_its_own_reason() {
+    let database = migrated().await;
+    let good = database.config(&database.writer());
+    let mut cases = Vec::new();
+    let mut config = good.clone();
+    config.password = "wrong".to_owned();
+    cases.push((config, reason::AUTHENTICATION_FAILED, "password"));
+    let mut config = good.clone();
+    config.database = "nowhere".to_owned();
+    cases.push((config, reason::DATABASE_MISSING, "create it"));
+    let mut config = good.clone();
+    config.port = 1;
+    cases.push((config, reason::UNREACHABLE, "cannot be reached"));
+    let mut config = good.clone();
+    config.host = "no-such-host.invalid".to_owned();
+    cases.push((config, reason::UNREACHABLE, "cannot be reached"));
+    let mut config = good.clone();
+    config.tls = TlsMode::VerifyFull;
+    cases.push((config, reason::TLS_FAILED, "certificate"));
+    let mut config = good.clone();
+    config.username = database.reader();
+    cases.push((config, reason::PERMISSION_DENIED, "naming"));
+    for (config, expected, advice) in cases {
+        let error = refusal(database.target(config)).await;
+        assert_eq!(error.reason(), expected, "{error}");
+        assert!(error.to_string().contains(advice), "{error}");
+        assert!(!error.to_string().contains(common::postgres::PASSWORD), "{error}");
+    }
+    SqlEndpoint::new(database.target(good)).connect().await.expect("and one way in");
+}
+
+#[tokio::test]
+async fn an_archive_that_is_missing_older_or_newer_says_which() {
+    let database = Server::get().database().await;
+    let writer = || database.target(database.config(&database.writer()));
+    let error = refusal(writer()).await;
+    assert_eq!(error.reason(), reason::NOT_MIGRATED, "{error}");
+    let roles = Roles { writer: Some(database.writer()), reader: None };
+    migrate(&database.owner(), &roles).await.expect("migrated");
+    for (version, advice) in [(99, "newer version"), (0, "run cartulary migrate")] {
+        database.superuser(&format!("UPDATE cartulary.schema_version SET version = {version}")).await;
+        let error = refusal(writer()).await;
+        assert_eq!(error.reason(), reason::UNKNOWN_SCHEMA, "{error}");
+        let message = error.to_string();
+        assert!(message.contains(advice) && message.contains(&version.to_string()), "{message}");
+    }
+    database.superuser("UPDATE cartulary.schema_version SET version = 99").await;
+    let error = migrate(&database.owner(), &roles).await.expect_err("a newer archive is left alone");
+    assert_eq!(error.reason(), reason::UNKNOWN_SCHEMA, "{error}");
+}
+
+#[tokio::test]
+async fn migrating_again_is_harmless_and_a_missing_role_is_named() {
+    let database = migrated().await;
+    let again = migrate(&database.owner(), &Roles::default()).await.expect("migrated");
+    assert_eq!((again.from, again.to, again.partitions), (1, 1, 0));
+    let roles = Roles { writer: Some("nobody \"here\"".to_owned()), reader: None };
+    let error = migrate(&database.owner(), &roles).await.expect_err("there is no such role");
+    assert!(error.to_string().contains("CREATE ROLE \"nobody \"\"here\"\"\""), "{error}");
+}
+
+#[tokio::test]
+async fn a_writer_can_neither_change_nor_read_what_it_wrote() {
+    let database = migrated().await;
+    let kept = Kept::open();
+    kept.append(vec![draft(accepted("m"), "secret")]).await;
+    let mut endpoint = SqlEndpoint::new(database.target(database.config(&database.writer())));
+    endpoint.connect().await.expect("connected");
+    endpoint.write(&kept.waiting().await).await.expect("written");
+    let Target::Postgres(options) = database.target(database.config(&database.writer())) else {
+        panic!("a PostgreSQL target")
+    };
+    let mut connection = PgConnection::connect_with(&options).await.expect("connected");
+    for forbidden in [
+        "SELECT body FROM cartulary.record",
+        "SELECT header FROM cartulary.record",
+        "SELECT bytes FROM cartulary.payload",
+        "SELECT bare FROM cartulary.delivery",
+        "UPDATE cartulary.record SET body = ''",
+        "DELETE FROM cartulary.record",
+        "TRUNCATE cartulary.payload",
+        "UPDATE cartulary.schema_version SET version = 2",
+        "CREATE TABLE cartulary.mine ()",
+    ] {
+        let error = sqlx::raw_sql(AssertSqlSafe(forbidden)).execute(&mut connection).await.expect_err(forbidden);
+        assert_eq!(error.as_database_error().and_then(|error| error.code()).as_deref(), Some("42501"), "{forbidden}");
+    }
+}
+
+#[tokio::test]
+async fn records_go_to_their_months_partition_and_to_the_default_one_otherwise() {
+    let database = migrated().await;
+    let kept = Kept::open();
+    kept.append(vec![draft(accepted("now"), "now")]).await;
+    let mut records = kept.waiting().await;
+    let stray = records.len() - 1;
+    let mut old = records[stray].clone();
+    old.record.header.id = uuid::Uuid::from_u128(7 << 76 | 2 << 62);
+    old.record.header_bytes = old.record.header.encode();
+    records.push(old);
+    let mut endpoint = SqlEndpoint::new(database.target(database.config(&database.writer())));
+    endpoint.connect().await.expect("connected");
+    endpoint.write(&records).await.expect("written");
+    database
+        .superuser(
+            "DO $$ BEGIN \
+             ASSERT (SELECT count(*) FROM cartulary.record_default) = 1; \
+             ASSERT (SELECT count(*) FROM cartulary.record) = 3; \
+             ASSERT (SELECT count(DISTINCT tableoid) FROM cartulary.record) = 2; END $$",
+        )
+        .await;
+}
