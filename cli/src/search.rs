@@ -41,6 +41,11 @@ pub async fn run(args: SearchArgs) -> anyhow::Result<Found> {
     }
     let mut merged = Merged::new(sources);
     let count = print(&mut merged, &args).await?;
+    if pods.is_none()
+        && let Some((_, error)) = merged.failed.pop()
+    {
+        return Err(error);
+    }
     unread.extend(merged.failed.iter().map(|(name, error)| format!("{name}: {error:#}")));
     close(count, &unread, pods.as_ref(), args.output).await;
     Ok(if unread.is_empty() { Found::Fine } else { Found::Wrong })

@@ -112,7 +112,8 @@ async fn what_was_said_is_found_by_person_conversation_time_and_text() {
         assert_eq!(output.status.code(), Some(0), "{terms:?}: {output:?}");
         let messages: Vec<serde_json::Value> =
             text(&output).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
-        let bodies: Vec<_> = messages.iter().map(|message| message["body"].as_str().expect("a body")).collect();
+        let bodies: Vec<_> =
+            messages.iter().map(|message| message["body"].as_str().expect("a body")).collect();
         assert_eq!(bodies, found, "{terms:?}");
         for message in messages {
             assert_eq!(message["copies"][0]["result"], "delivered");
@@ -121,7 +122,10 @@ async fn what_was_said_is_found_by_person_conversation_time_and_text() {
         }
     }
     let shown = text(&cartulary(&file, &["search", "--text=answer"]));
-    assert!(shown.contains("1970-01-02 00:00:00.000Z  brahe@chat.example/phone → ada@chat.example"), "{shown}");
+    assert!(
+        shown.contains("1970-01-02 00:00:00.000Z  brahe@chat.example/phone → ada@chat.example"),
+        "{shown}"
+    );
     assert!(shown.contains("ada@chat.example (desk): delivered"), "{shown}");
 }
 
@@ -143,7 +147,11 @@ async fn an_untouched_archive_is_consistent_and_a_changed_word_is_found() {
     database.close().await.expect("closed");
     let output = cartulary(&file, &["verify"]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
-    assert!(text(&output).contains("WRONG: ") && text(&output).contains("NOT consistent"), "{}", text(&output));
+    assert!(
+        text(&output).contains("WRONG: ") && text(&output).contains("NOT consistent"),
+        "{}",
+        text(&output)
+    );
 }
 
 #[test]
