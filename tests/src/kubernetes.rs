@@ -5,6 +5,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
+use std::fs;
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -35,8 +36,19 @@ impl Cluster {
         let cluster = Self::up(name)?;
         cluster.load(&product_image()?)?;
         cluster.helm(&[
-            "install", RELEASE, "charts/cartulary", "--namespace", SYSTEM, "--create-namespace", "--wait",
-            "--set", "image.repository=localhost/cartulary", "--set", "image.tag=dev", "--timeout", "120s",
+            "install",
+            RELEASE,
+            "charts/cartulary",
+            "--namespace",
+            SYSTEM,
+            "--create-namespace",
+            "--wait",
+            "--set",
+            "image.repository=localhost/cartulary",
+            "--set",
+            "image.tag=dev",
+            "--timeout",
+            "120s",
         ])?;
         Ok(cluster)
     }
@@ -85,6 +97,30 @@ impl Cluster {
         Ok(text)
     }
 
+    /// Applies an example as its user would, from a copy of `examples/` that has passwords and the images that tests build.
+    pub fn apply_example(&self, name: &str) -> Result<()> {
+        let copy = tempfile::tempdir()?;
+        run(Command::new("cp").arg("-r").arg(repository().join("examples")).arg(copy.path()))?;
+        let secrets = copy.path().join("examples").join(name).join("secrets");
+        fs::create_dir_all(&secrets)?;
+        for role in ["postgres", "owner", "writer", "reader"] {
+            fs::write(secrets.join(role), uuid::Uuid::now_v7().simple().to_string())?;
+        }
+        let images = [
+            ("docker.io/prosodyim/prosody", "prosody", "13"),
+            ("docker.io/library/postgres", "postgres", "15"),
+        ]
+        .map(|(from, to, tag)| format!("  - {{name: {from}, newName: localhost/{to}, newTag: \"{tag}\"}}\n"))
+        .concat();
+        let overlay = copy.path().join("overlay");
+        fs::create_dir(&overlay)?;
+        fs::write(
+            overlay.join("kustomization.yaml"),
+            format!("resources: [../examples/{name}]\nimages:\n{images}"),
+        )?;
+        self.kubectl(&["apply", "-k", &overlay.to_string_lossy()]).map(drop)
+    }
+
     /// An object as the API server has it.
     pub fn get(&self, namespace: &str, what: &str) -> Result<Value> {
         Ok(serde_json::from_str(&self.kubectl(&["-n", namespace, "get", what, "-o", "json"])?)?)
@@ -100,7 +136,8 @@ impl Cluster {
                 Err(error) => Some(error),
             };
             if begin.elapsed() > DEADLINE {
-                let pods = self.kubectl(&["get", "pods,xmppclusters,archiveendpoints,events", "-A", "-o", "wide"]);
+                let pods =
+                    self.kubectl(&["get", "pods,xmppclusters,archiveendpoints,events", "-A", "-o", "wide"]);
                 bail!("{what}: not within {DEADLINE:?}; last answer: {last:?}\n{}", pods.unwrap_or_default());
             }
             std::thread::sleep(POLL);
@@ -119,11 +156,19 @@ impl Cluster {
     }
 
     /// Waits until a condition has this status and reason; returns its message.
-    pub fn wait_condition(&self, namespace: &str, object: &str, kind: &str, status: &str, reason: &str) -> Result<String> {
+    pub fn wait_condition(
+        &self,
+        namespace: &str,
+        object: &str,
+        kind: &str,
+        status: &str,
+        reason: &str,
+    ) -> Result<String> {
         let mut last = None;
         self.eventually(&format!("{object}: {kind}={status} {reason}"), || {
             let now = self.condition(namespace, object, kind)?;
-            let found = now.as_ref().filter(|[s, r, _]| s == status && r == reason).map(|[_, _, m]| m.clone());
+            let found =
+                now.as_ref().filter(|[s, r, _]| s == status && r == reason).map(|[_, _, m]| m.clone());
             last = now;
             Ok(found)
         })
@@ -154,8 +199,13 @@ impl Cluster {
     /// Events of a namespace, one line each.
     pub fn events(&self, namespace: &str) -> Result<String> {
         self.kubectl(&[
-            "-n", namespace, "get", "events", "-o",
-            "custom-columns=R:.reason,O:.involvedObject.name,M:.message", "--no-headers",
+            "-n",
+            namespace,
+            "get",
+            "events",
+            "-o",
+            "custom-columns=R:.reason,O:.involvedObject.name,M:.message",
+            "--no-headers",
         ])
     }
 

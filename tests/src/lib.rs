@@ -3,6 +3,7 @@
 
 pub mod bench;
 pub mod client;
+pub mod kubernetes;
 pub mod link;
 pub mod oracle;
 pub mod postgres;
