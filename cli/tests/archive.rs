@@ -68,12 +68,19 @@ async fn archive(dir: &Path) -> PathBuf {
     }
     journal.close().await.expect("closed");
 
-    let options = JournalOptions::new(dir.join("journal"), "prosody-0", "chat/chat", "test");
-    let (journal, _) = Journal::open(options, system_clock()).expect("a journal");
+    // The folder is free when the writer's thread has ended, a moment after the last record is on disk.
+    let begin = Instant::now();
+    let journal = loop {
+        let options = JournalOptions::new(dir.join("journal"), "prosody-0", "chat/chat", "test");
+        match Journal::open(options, system_clock()) {
+            Ok((journal, _)) => break journal,
+            Err(error) => assert!(begin.elapsed() < DEADLINE, "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
     let (drain, handle) = Drain::new(journal, "e", SqlEndpoint::new(target), DrainOptions::default());
     let stop = CancellationToken::new();
     let running = tokio::spawn(drain.run(stop.clone()));
-    let begin = Instant::now();
     while handle.status().waiting > 0 {
         assert!(begin.elapsed() < DEADLINE, "not archived: {:?}", handle.status());
         tokio::time::sleep(Duration::from_millis(5)).await;
