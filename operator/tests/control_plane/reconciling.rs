@@ -7,6 +7,7 @@ use cartulary_compliance::status::{ConfigStatus, EndpointStatus, HostCoverage, L
 use cartulary_crds::{ArchiveEndpoint, XmppCluster};
 use cartulary_operator::reasons as reason;
 use flate2::read::GzDecoder;
+use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim, Pod, Secret};
 use k8s_openapi::api::events::v1::Event;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
@@ -49,7 +50,7 @@ async fn a_cluster_is_ready_when_every_pod_is_recorded_and_then_nothing_is_writt
     world.condition::<XmppCluster>("chat", "Covered", "False", reason::NO_PODS).await?;
     world.condition::<XmppCluster>("chat", "ArchiveNotIndependent", "True", reason::ARCHIVE_IN_POD).await?;
 
-    world.pod("prosody-0").await?;
+    world.stateful_set().await?;
     world.condition::<XmppCluster>("chat", "Covered", "False", reason::PENDING).await?;
     let claim = until("the claim is made", || async {
         Ok(world.api::<PersistentVolumeClaim>().get_opt("cartulary-journal-prosody-0").await?)
@@ -103,7 +104,7 @@ async fn the_archive_s_problem_is_told_by_endpoint_and_cluster() -> Result<()> {
     world.condition::<XmppCluster>("chat", "Accepted", "True", reason::OUTBOUND_OFF).await?;
     world.condition::<ArchiveEndpoint>("records", "Reachable", "Unknown", reason::UNUSED).await?;
     world.condition::<ArchiveEndpoint>("records", "Ready", "True", reason::OK).await?;
-    world.pod("prosody-0").await?;
+    world.stateful_set().await?;
     world.runs("prosody-0").await?;
     let mut status = sidecar("prosody-0", &hash(&world).await?);
     let endpoint = status.endpoints.get_mut("records").context("it")?;
@@ -174,13 +175,13 @@ async fn deleting_leaves_the_journals_and_nothing_else_and_nothing_stuck() -> Re
     world.endpoint("records", json!({ "type": "SQLite", "default": true })).await?;
     world.cluster(json!({})).await?;
     world.condition::<XmppCluster>("chat", "Accepted", "True", reason::OUTBOUND_OFF).await?;
-    world.pod("prosody-0").await?;
+    world.stateful_set().await?;
     let claims = world.api::<PersistentVolumeClaim>();
     until("the claim is made", || async { Ok(claims.get_opt("cartulary-journal-prosody-0").await?) }).await?;
 
     world.delete::<ArchiveEndpoint>("records").await?;
     world.condition::<XmppCluster>("chat", "Accepted", "False", reason::NO_DEFAULT_ENDPOINT).await?;
-    world.delete::<Pod>("prosody-0").await?;
+    world.delete::<StatefulSet>("prosody").await?;
     until("the journal is listed without its pod", || async {
         let status = world.api::<XmppCluster>().get("chat").await?.status.context("a status")?;
         Ok((status.journal_claims.len() == 1 && !status.journal_claims[0].in_use).then_some(()))

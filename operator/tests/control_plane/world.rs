@@ -9,6 +9,7 @@ use cartulary_crds::{ArchiveEndpoint, XmppCluster};
 use cartulary_operator::options::Options;
 use cartulary_operator::{Listeners, run_on};
 use clap::Parser;
+use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -166,14 +167,26 @@ impl World {
         self.create(manifest("ArchiveEndpoint", name, spec)).await
     }
 
-    /// Creates a StatefulSet's pod of the cluster `chat`.
+    /// Creates a pod of the cluster `chat`.
     pub async fn pod(&self, name: &str) -> Result<Pod, kube::Error> {
-        let owner = json!({ "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "none", "uid": "0", "controller": true });
-        self.create(json!({
-            "metadata": { "name": name, "labels": { "cartulary.dev/cluster": "chat" }, "ownerReferences": [owner] },
-            "spec": { "containers": [{ "name": "prosody", "image": "localhost/prosody:13" }] },
-        }))
-        .await
+        let mut pod = template();
+        pod["metadata"]["name"] = json!(name);
+        self.create(pod).await
+    }
+
+    /// Creates a StatefulSet of the cluster `chat`, and waits for its pod `prosody-0`.
+    pub async fn stateful_set(&self) -> Result<()> {
+        let set = json!({
+            "metadata": { "name": "prosody" },
+            "spec": {
+                "serviceName": "prosody",
+                "selector": { "matchLabels": { "cartulary.dev/cluster": "chat" } },
+                "template": template(),
+            },
+        });
+        self.create::<StatefulSet>(set).await?;
+        let pods = self.api::<Pod>();
+        until("the pod is made", || async { Ok(pods.get_opt("prosody-0").await?.map(|_| ())) }).await
     }
 
     /// Writes what a kubelet would write of a pod that runs.
@@ -251,6 +264,13 @@ impl FakeSidecar {
     }
 }
 
+fn template() -> Value {
+    json!({
+        "metadata": { "labels": { "cartulary.dev/cluster": "chat" } },
+        "spec": { "containers": [{ "name": "prosody", "image": "localhost/prosody:13" }] },
+    })
+}
+
 /// An object of ours.
 pub fn manifest(kind: &str, name: &str, spec: Value) -> Value {
     json!({ "apiVersion": "cartulary.dev/v1alpha1", "kind": kind, "metadata": { "name": name }, "spec": spec })
@@ -297,7 +317,7 @@ async fn install(client: &Client, namespace: &str, webhook_port: u16) -> Result<
     objects.sort_by_key(|object| object["kind"] != "CustomResourceDefinition");
     let discovery = Discovery::new(client.clone()).run().await?;
     for mut object in objects.into_iter().filter(|object| object["kind"] != "Deployment" && object.is_object()) {
-        for webhook in object["webhooks"].as_array_mut().into_iter().flatten() {
+        for webhook in object.get_mut("webhooks").and_then(Value::as_array_mut).into_iter().flatten() {
             let path = webhook["clientConfig"]["service"]["path"].as_str().unwrap_or_default().to_owned();
             webhook["clientConfig"] = json!({ "url": format!("https://127.0.0.1:{webhook_port}{path}") });
         }
