@@ -21,14 +21,22 @@ use serde::{Deserialize, Serialize};
     doc = "A place that records are written to. XMPPClusters of the same namespace use it by name, or because it is the default.",
     printcolumn(name = "Type", type_ = "string", json_path = ".spec.type"),
     printcolumn(name = "Default", type_ = "boolean", json_path = ".spec.default"),
-    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status"),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Ready')].status"
+    ),
     printcolumn(
         name = "Reachable",
         type_ = "string",
         json_path = ".status.conditions[?(@.type=='Reachable')].status",
         description = "Whether every node that uses it reaches it"
     ),
-    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].reason"),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Ready')].reason"
+    ),
     printcolumn(
         name = "Waiting",
         type_ = "integer",

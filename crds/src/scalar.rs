@@ -81,7 +81,8 @@ pub struct TimeSpan(pub String);
 impl TimeSpan {
     /// The length.
     pub fn duration(&self) -> Result<Duration, ScalarError> {
-        let wrong = || ScalarError { value: self.0.clone(), expected: "a length of time such as 30s or 1h30m" };
+        let wrong =
+            || ScalarError { value: self.0.clone(), expected: "a length of time such as 30s or 1h30m" };
         let mut rest = self.0.as_str();
         let mut total: u64 = 0;
         while !rest.is_empty() {
@@ -97,8 +98,7 @@ impl TimeSpan {
                 _ => return Err(wrong()),
             };
             rest = &rest[letters..];
-            total =
-                number.checked_mul(milliseconds).and_then(|n| total.checked_add(n)).ok_or_else(wrong)?;
+            total = number.checked_mul(milliseconds).and_then(|n| total.checked_add(n)).ok_or_else(wrong)?;
         }
         if self.0.is_empty() { Err(wrong()) } else { Ok(Duration::from_millis(total)) }
     }

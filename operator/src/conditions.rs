@@ -53,7 +53,12 @@ pub struct Finding {
 
 impl Finding {
     /// A finding.
-    pub fn new(kind: &'static str, state: impl Into<State>, reason: &'static str, message: impl Into<String>) -> Self {
+    pub fn new(
+        kind: &'static str,
+        state: impl Into<State>,
+        reason: &'static str,
+        message: impl Into<String>,
+    ) -> Self {
         Self { kind, state: state.into(), reason, message: message.into() }
     }
 
@@ -81,7 +86,12 @@ impl Problem {
 
 /// The conditions to write: `findings` at `generation`, with the times of `old` where the status is the same.
 #[must_use]
-pub fn merge(old: &[Condition], findings: &[Finding], generation: Option<i64>, now: Timestamp) -> Vec<Condition> {
+pub fn merge(
+    old: &[Condition],
+    findings: &[Finding],
+    generation: Option<i64>,
+    now: Timestamp,
+) -> Vec<Condition> {
     findings
         .iter()
         .map(|finding| {
@@ -121,7 +131,8 @@ pub fn transitions(old: &[Condition], new: &[Condition]) -> Vec<Transition> {
             let changed =
                 before.is_none_or(|before| before.status != after.status || before.reason != after.reason);
             let first = before.is_none_or(|before| before.reason == reason::PENDING);
-            let told = if after.type_ == condition::READY { after.status == "True" } else { bad(after) || !first };
+            let told =
+                if after.type_ == condition::READY { after.status == "True" } else { bad(after) || !first };
             changed && told && after.status != "Unknown"
         })
         .map(|after| Transition {
@@ -185,7 +196,12 @@ mod tests {
     fn a_first_look_is_told_only_when_it_finds_something_bad() {
         let good = merge(&[], &[Finding::good(condition::COVERED, "")], Some(1), at(1));
         assert!(transitions(&[], &good).is_empty());
-        let bad = merge(&[], &[Finding::new(condition::COVERED, false, reason::SIDECAR_MISSING, "")], Some(1), at(1));
+        let bad = merge(
+            &[],
+            &[Finding::new(condition::COVERED, false, reason::SIDECAR_MISSING, "")],
+            Some(1),
+            at(1),
+        );
         assert_eq!(transitions(&[], &bad)[0].reason, reason::SIDECAR_MISSING);
         assert!(!transitions(&bad, &good)[0].warning);
     }

@@ -103,7 +103,8 @@ impl Context {
         if let Some(secret) = cached.filter(|secret| secret.metadata.resource_version == *version) {
             return Ok(Some(secret));
         }
-        let secret = Api::<Secret>::namespaced(self.client.clone(), namespace).get_opt(name).await?.map(Arc::new);
+        let secret =
+            Api::<Secret>::namespaced(self.client.clone(), namespace).get_opt(name).await?.map(Arc::new);
         let mut cache = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
         match &secret {
             Some(secret) => cache.insert(key, secret.clone()),
@@ -135,6 +136,10 @@ impl Context {
     #[must_use]
     pub fn views(&self, namespace: &str) -> Vec<(String, ClusterView)> {
         let views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
-        views.iter().filter(|((of, _), _)| of == namespace).map(|((_, name), view)| (name.clone(), view.clone())).collect()
+        views
+            .iter()
+            .filter(|((of, _), _)| of == namespace)
+            .map(|((_, name), view)| (name.clone(), view.clone()))
+            .collect()
     }
 }

@@ -37,7 +37,11 @@ impl Readiness {
 }
 
 /// Serves them until the future is dropped.
-pub async fn serve(listener: TcpListener, readiness: Readiness, metrics: Arc<Metrics>) -> std::io::Result<()> {
+pub async fn serve(
+    listener: TcpListener,
+    readiness: Readiness,
+    metrics: Arc<Metrics>,
+) -> std::io::Result<()> {
     let ready = move || async move {
         match readiness.missing() {
             None => (StatusCode::OK, "ready"),

@@ -54,8 +54,10 @@ pub async fn run(options: Options, client: Client) -> anyhow::Result<()> {
     let listen = |address| async move {
         TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
     };
-    let listeners =
-        Listeners { webhook: listen(options.webhook_address).await?, health: listen(options.health_address).await? };
+    let listeners = Listeners {
+        webhook: listen(options.webhook_address).await?,
+        health: listen(options.health_address).await?,
+    };
     run_on(listeners, options, client).await
 }
 
@@ -97,8 +99,14 @@ async fn check_definitions(client: &Client, scope: Option<String>) -> anyhow::Re
     let one = ListParams::default().limit(1);
     match scope {
         Some(namespace) => {
-            Api::<XmppCluster>::namespaced(client.clone(), &namespace).list_metadata(&one).await.context(advice)?;
-            Api::<ArchiveEndpoint>::namespaced(client.clone(), &namespace).list_metadata(&one).await.context(advice)?;
+            Api::<XmppCluster>::namespaced(client.clone(), &namespace)
+                .list_metadata(&one)
+                .await
+                .context(advice)?;
+            Api::<ArchiveEndpoint>::namespaced(client.clone(), &namespace)
+                .list_metadata(&one)
+                .await
+                .context(advice)?;
         }
         None => {
             Api::<XmppCluster>::all(client.clone()).list_metadata(&one).await.context(advice)?;

@@ -11,7 +11,8 @@ async fn main() -> anyhow::Result<()> {
     let options = Options::parse();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().json().with_env_filter(filter).init();
-    let client = kube::Client::try_default().await.context("no API server: run in a pod, or set KUBECONFIG")?;
+    let client =
+        kube::Client::try_default().await.context("no API server: run in a pod, or set KUBECONFIG")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     tokio::select! {
         result = cartulary_operator::run(options, client) => result,

@@ -62,8 +62,12 @@ impl Options {
     /// The parts of Kubernetes to look after: `None` is all of it.
     #[must_use]
     pub fn scopes(&self) -> Vec<Option<String>> {
-        let mut named: Vec<_> =
-            self.watch_namespaces.iter().map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect();
+        let mut named: Vec<_> = self
+            .watch_namespaces
+            .iter()
+            .map(|name| name.trim().to_owned())
+            .filter(|name| !name.is_empty())
+            .collect();
         named.sort();
         named.dedup();
         if named.is_empty() { vec![None] } else { named.into_iter().map(Some).collect() }
@@ -74,7 +78,9 @@ impl Options {
     pub fn webhook_names(&self) -> Vec<String> {
         let service = format!("{}.{}.svc", self.webhook_service, self.namespace);
         let mut names = vec![format!("{service}.cluster.local"), service];
-        names.extend(self.webhook_hosts.iter().map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()));
+        names.extend(
+            self.webhook_hosts.iter().map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()),
+        );
         names
     }
 }

@@ -37,7 +37,13 @@ const CONCURRENT: u16 = 32;
 const RETRY: Duration = Duration::from_secs(5);
 
 /// Looks after one scope, until the future is dropped. `ready` is called once everything is known.
-pub async fn run(scope: Option<String>, client: Client, options: Options, metrics: Arc<Metrics>, ready: impl FnOnce()) {
+pub async fn run(
+    scope: Option<String>,
+    client: Client,
+    options: Options,
+    metrics: Arc<Metrics>,
+    ready: impl FnOnce(),
+) {
     let (clusters, clusters_writer) = store();
     let (endpoints, endpoints_writer) = store();
     let (secrets, secrets_writer) = store();
@@ -57,31 +63,62 @@ pub async fn run(scope: Option<String>, client: Client, options: Options, metric
     );
     let http = http_client();
     let watched = Stores { clusters: clusters.clone(), endpoints: endpoints.clone(), secrets, pods, claims };
-    let context =
-        Arc::new(Context::new(client.clone(), options, watched, recorder, http, metrics, cluster_sender, endpoint_sender));
+    let context = Arc::new(Context::new(
+        client.clone(),
+        options,
+        watched,
+        recorder,
+        http,
+        metrics,
+        cluster_sender,
+        endpoint_sender,
+    ));
 
     let everything = watcher::Config::default();
     let labelled = watcher::Config::default().labels(label::CLUSTER);
-    let (mut cluster_generations, mut endpoint_generations) = (Generations::default(), Generations::default());
+    let (mut cluster_generations, mut endpoint_generations) =
+        (Generations::default(), Generations::default());
     let (view, of_cluster, of_endpoint) = (context.clone(), trigger.clone(), trigger.clone());
     let (of_secret, of_pod, of_claim) = (trigger.clone(), trigger.clone(), trigger.clone());
     let cluster_api = api::<XmppCluster>(&client, &scope);
     let watching = futures::future::join5(
-        follow(cluster_api, everything.clone(), clusters_writer, trigger.clone(), move |cluster: &XmppCluster, gone| {
-            if gone {
-                view.observe(&cluster.namespace().unwrap_or_default(), &cluster.name_any(), None);
-            } else if cluster_generations.changed(cluster) {
-                of_cluster.cluster(ObjectRef::from_obj(cluster));
-            }
+        follow(
+            cluster_api,
+            everything.clone(),
+            clusters_writer,
+            trigger.clone(),
+            move |cluster: &XmppCluster, gone| {
+                if gone {
+                    view.observe(&cluster.namespace().unwrap_or_default(), &cluster.name_any(), None);
+                } else if cluster_generations.changed(cluster) {
+                    of_cluster.cluster(ObjectRef::from_obj(cluster));
+                }
+            },
+        ),
+        follow(
+            api(&client, &scope),
+            everything.clone(),
+            endpoints_writer,
+            trigger.clone(),
+            move |endpoint, gone| {
+                if gone || endpoint_generations.changed(endpoint) {
+                    of_endpoint.endpoint(endpoint);
+                }
+            },
+        ),
+        follow(
+            api(&client, &scope),
+            everything.clone(),
+            secrets_writer,
+            trigger.clone(),
+            move |secret, _| of_secret.secret(secret),
+        ),
+        follow(api(&client, &scope), labelled, pods_writer, trigger.clone(), move |pod: &Pod, _| {
+            of_pod.labelled(pod)
         }),
-        follow(api(&client, &scope), everything.clone(), endpoints_writer, trigger.clone(), move |endpoint, gone| {
-            if gone || endpoint_generations.changed(endpoint) {
-                of_endpoint.endpoint(endpoint);
-            }
+        follow(api(&client, &scope), everything, claims_writer, trigger, move |claim, _| {
+            of_claim.labelled(claim)
         }),
-        follow(api(&client, &scope), everything.clone(), secrets_writer, trigger.clone(), move |secret, _| of_secret.secret(secret)),
-        follow(api(&client, &scope), labelled, pods_writer, trigger.clone(), move |pod: &Pod, _| of_pod.labelled(pod)),
-        follow(api(&client, &scope), everything, claims_writer, trigger, move |claim, _| of_claim.labelled(claim)),
     );
     let working = async {
         let stores = &context.stores;
@@ -95,7 +132,9 @@ pub async fn run(scope: Option<String>, client: Client, options: Options, metric
         ready();
         futures::join!(
             work(applier(
-                |cluster, context| Box::pin(counted("XMPPCluster", context, |context| cluster::reconcile(cluster, context))),
+                |cluster, context| Box::pin(counted("XMPPCluster", context, |context| cluster::reconcile(
+                    cluster, context
+                ))),
                 |_, error, _| retry(error),
                 context.clone(),
                 clusters,
@@ -103,7 +142,9 @@ pub async fn run(scope: Option<String>, client: Client, options: Options, metric
                 Config::default().debounce(DEBOUNCE).concurrency(CONCURRENT),
             )),
             work(applier(
-                |endpoint, context| Box::pin(counted("ArchiveEndpoint", context, |context| endpoint::reconcile(endpoint, context))),
+                |endpoint, context| Box::pin(counted("ArchiveEndpoint", context, |context| {
+                    endpoint::reconcile(endpoint, context)
+                })),
                 |_, error, _| retry(error),
                 context.clone(),
                 endpoints,
@@ -137,8 +178,13 @@ where
 }
 
 /// Keeps a store up to date and tells of each change; of a relist as a whole.
-async fn follow<K>(api: Api<K>, config: watcher::Config, writer: Writer<K>, trigger: Trigger, mut changed: impl FnMut(&K, bool))
-where
+async fn follow<K>(
+    api: Api<K>,
+    config: watcher::Config,
+    writer: Writer<K>,
+    trigger: Trigger,
+    mut changed: impl FnMut(&K, bool),
+) where
     K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
     K::DynamicType: Default + Eq + Hash + Clone,
 {
@@ -153,7 +199,9 @@ where
             Ok(Event::Delete(object)) => changed(&object, true),
             Ok(Event::InitDone) => trigger.everything(),
             Ok(Event::Init | Event::InitApply(_)) => {}
-            Err(error) => tracing::warn!(kind = %K::kind(&K::DynamicType::default()), %error, "a watch was interrupted, going on"),
+            Err(error) => {
+                tracing::warn!(kind = %K::kind(&K::DynamicType::default()), %error, "a watch was interrupted, going on")
+            }
         }
     }
 }
@@ -166,7 +214,8 @@ impl Generations {
     fn changed<K: Resource>(&mut self, object: &K) -> bool {
         let generation = object.meta().generation.unwrap_or_default();
         let deleting = object.meta().deletion_timestamp.is_some();
-        deleting || self.0.insert(object.meta().uid.clone().unwrap_or_default(), generation) != Some(generation)
+        deleting
+            || self.0.insert(object.meta().uid.clone().unwrap_or_default(), generation) != Some(generation)
     }
 }
 
@@ -203,7 +252,8 @@ impl Trigger {
         if self.known_endpoints.get(&reference).is_some() {
             let _ = self.endpoints.unbounded_send(reference.into());
         }
-        for cluster in self.known_clusters.state_filter(|cluster| cluster.namespace() == endpoint.namespace()) {
+        for cluster in self.known_clusters.state_filter(|cluster| cluster.namespace() == endpoint.namespace())
+        {
             self.cluster(ObjectRef::from_obj(&*cluster));
         }
     }
@@ -234,11 +284,17 @@ impl Trigger {
     }
 }
 
-fn queue<K: Resource>(receiver: UnboundedReceiver<ReconcileRequest<K>>) -> impl Stream<Item = Result<ReconcileRequest<K>, Infallible>> {
+fn queue<K: Resource>(
+    receiver: UnboundedReceiver<ReconcileRequest<K>>,
+) -> impl Stream<Item = Result<ReconcileRequest<K>, Infallible>> {
     receiver.map(Ok)
 }
 
-async fn counted<F>(kind: &'static str, context: Arc<Context>, reconcile: impl FnOnce(Arc<Context>) -> F) -> Result<Action, kube::Error>
+async fn counted<F>(
+    kind: &'static str,
+    context: Arc<Context>,
+    reconcile: impl FnOnce(Arc<Context>) -> F,
+) -> Result<Action, kube::Error>
 where
     F: Future<Output = Result<Action, kube::Error>>,
 {
@@ -256,5 +312,8 @@ fn retry(error: &kube::Error) -> Action {
 
 async fn work<T, E: std::error::Error>(results: impl Stream<Item = Result<T, E>>) {
     // Failures are logged where they are retried; what is left is objects that are gone, which is nothing to tell.
-    results.inspect_err(|error| tracing::debug!(%error, "a reconciliation ended")).for_each(|_| async {}).await;
+    results
+        .inspect_err(|error| tracing::debug!(%error, "a reconciliation ended"))
+        .for_each(|_| async {})
+        .await;
 }

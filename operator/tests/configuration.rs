@@ -45,7 +45,8 @@ fn sqlite(default: bool) -> Value {
 }
 
 fn secret(pairs: &[(&str, &str)]) -> Arc<Secret> {
-    let data = pairs.iter().map(|(key, value)| ((*key).to_owned(), ByteString(value.as_bytes().to_vec()))).collect();
+    let data =
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), ByteString(value.as_bytes().to_vec()))).collect();
     Arc::new(Secret { data: Some(data), ..Secret::default() })
 }
 
@@ -55,8 +56,11 @@ fn gathered(endpoints: &[(&str, Value)]) -> Gathered {
         let spec = serde_json::from_value(spec.clone()).expect("a spec");
         ((*name).to_owned(), Arc::new(ArchiveEndpoint::new(name, spec)))
     };
-    let mut gathered = Gathered { endpoints: endpoints.iter().map(endpoint).collect(), ..Gathered::default() };
-    gathered.secrets.insert("writer".to_owned(), secret(&[("username", "writer"), ("password", "not a real one")]));
+    let mut gathered =
+        Gathered { endpoints: endpoints.iter().map(endpoint).collect(), ..Gathered::default() };
+    gathered
+        .secrets
+        .insert("writer".to_owned(), secret(&[("username", "writer"), ("password", "not a real one")]));
     gathered.secrets.insert("authority".to_owned(), secret(&[("ca.crt", "PEM")]));
     gathered
 }
@@ -91,7 +95,11 @@ fn every_declaration_makes_the_configuration_written_down() {
     });
     let cases = [
         ("least", json!({}), gathered(&[("records", postgresql(true))])),
-        ("everything", everything, gathered(&[("records", postgresql(false)), ("local", sqlite(false)), ("other", sqlite(true))])),
+        (
+            "everything",
+            everything,
+            gathered(&[("records", postgresql(false)), ("local", sqlite(false)), ("other", sqlite(true))]),
+        ),
         ("off", json!({ "archiving": { "inbound": false } }), gathered(&[])),
     ];
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/configuration");
@@ -169,7 +177,8 @@ fn a_journal_leaves_room_on_its_claim_and_more_beside_an_archive() {
 
 #[test]
 fn an_archive_of_half_conversations_is_warned_about() {
-    let reason_of = |archiving: Value| warning(&cluster(json!({ "archiving": archiving }))).map(|problem| problem.reason);
+    let reason_of =
+        |archiving: Value| warning(&cluster(json!({ "archiving": archiving }))).map(|problem| problem.reason);
     assert_eq!(reason_of(json!({})), Some(reason::OUTBOUND_OFF));
     assert_eq!(reason_of(json!({ "inbound": false })), Some(reason::ARCHIVING_OFF));
     assert_eq!(reason_of(json!({ "outbound": true })), None);

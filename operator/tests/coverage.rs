@@ -23,7 +23,11 @@ fn well() -> SidecarStatus {
             hosts: vec![HostCoverage { name: "example.org".into(), problem: None }],
             ..LinkStatus::default()
         },
-        endpoints: [("records".to_owned(), EndpointStatus { state: reason::CONNECTED.into(), waiting: 4, ..Default::default() })].into(),
+        endpoints: [(
+            "records".to_owned(),
+            EndpointStatus { state: reason::CONNECTED.into(), waiting: 4, ..Default::default() },
+        )]
+        .into(),
         ready: true,
         ..SidecarStatus::default()
     }
@@ -40,10 +44,16 @@ fn answered(name: &str, change: impl FnOnce(&mut SidecarStatus)) -> Observation 
 }
 
 fn written(observations: Vec<Observation>, accepted: Result<Option<Problem>, Problem>) -> XmppClusterStatus {
-    let mut cluster = XmppCluster::new("chat", serde_json::from_value(json!({ "server": "Prosody" })).expect("a spec"));
+    let mut cluster =
+        XmppCluster::new("chat", serde_json::from_value(json!({ "server": "Prosody" })).expect("a spec"));
     cluster.metadata.generation = Some(3);
-    let applied = Applied(ConfigurationStatus { secret: "cartulary-config-chat".into(), generation: 3, hash: "new".into() });
-    let outcome = Outcome { accepted, applied: Some(applied), endpoints: vec!["records".into()], observations };
+    let applied = Applied(ConfigurationStatus {
+        secret: "cartulary-config-chat".into(),
+        generation: 3,
+        hash: "new".into(),
+    });
+    let outcome =
+        Outcome { accepted, applied: Some(applied), endpoints: vec!["records".into()], observations };
     status(&cluster, &XmppClusterStatus::default(), &Gathered::default(), &outcome, Timestamp::UNIX_EPOCH)
 }
 
@@ -61,8 +71,14 @@ fn each_way_of_not_being_recorded_has_its_reason() {
         (vec![pod("a", Sidecar::Unreachable("refused".into()))], reason::SIDECAR_UNREACHABLE),
         (vec![answered("a", |status| status.link.connected = false)], reason::PLUGIN_NOT_CONNECTED),
         (vec![answered("a", |status| status.link.hosts.clear())], reason::HOST_NOT_ARMED),
-        (vec![answered("a", |status| status.link.hosts[0].problem = Some("no".into()))], reason::HOST_NOT_ARMED),
-        (vec![answered("a", |_| ()), pod("b", Sidecar::NotRunning), pod("c", Sidecar::Missing)], reason::SIDECAR_MISSING),
+        (
+            vec![answered("a", |status| status.link.hosts[0].problem = Some("no".into()))],
+            reason::HOST_NOT_ARMED,
+        ),
+        (
+            vec![answered("a", |_| ()), pod("b", Sidecar::NotRunning), pod("c", Sidecar::Missing)],
+            reason::SIDECAR_MISSING,
+        ),
         (vec![answered("a", |_| ()), answered("b", |_| ())], reason::OK),
     ];
     for (observations, expected) in cases {
@@ -75,7 +91,10 @@ fn what_is_wrong_now_is_told_before_what_went_wrong() {
     let lost = |status: &mut SidecarStatus| status.counts.delivered_unrecorded = 2;
     assert_eq!(recording(&[answered("a", lost)]).reason, reason::DELIVERED_UNRECORDED);
     let obstructed = |status: &mut SidecarStatus| {
-        status.endpoints.insert("records".into(), EndpointStatus { state: reason::TLS_FAILED.into(), ..Default::default() });
+        status.endpoints.insert(
+            "records".into(),
+            EndpointStatus { state: reason::TLS_FAILED.into(), ..Default::default() },
+        );
     };
     assert_eq!(recording(&[answered("a", lost), answered("b", obstructed)]).reason, reason::TLS_FAILED);
     let unwritable = |status: &mut SidecarStatus| status.journal.problem = Some("disk full".into());
@@ -90,7 +109,10 @@ fn a_cluster_is_ready_when_all_that_is_declared_is_in_force_everywhere() {
     assert_eq!(ready(&both), ("True", reason::OK));
     assert_eq!((both.covered.as_deref(), both.waiting), (Some("2/2"), Some(8)));
 
-    let outdated = written(vec![answered("a", |_| ()), answered("b", |status| status.config.hash = "old".into())], Ok(None));
+    let outdated = written(
+        vec![answered("a", |_| ()), answered("b", |status| status.config.hash = "old".into())],
+        Ok(None),
+    );
     assert_eq!(ready(&outdated), ("False", reason::NODE_OUTDATED));
     assert_eq!(outdated.covered.as_deref(), Some("2/2"), "a node with an older configuration records");
     assert_eq!(outdated.nodes.iter().map(|node| node.current).collect::<Vec<_>>(), [true, false]);

@@ -10,7 +10,11 @@ use serde_json::{Value, json};
 use std::path::PathBuf;
 
 fn image() -> SidecarImage {
-    SidecarImage { image: "localhost/cartulary:1".into(), pull_policy: "IfNotPresent".into(), version: "1.0.0+x".into() }
+    SidecarImage {
+        image: "localhost/cartulary:1".into(),
+        pull_policy: "IfNotPresent".into(),
+        version: "1.0.0+x".into(),
+    }
 }
 
 fn cluster(spec: Value) -> XmppCluster {
@@ -44,7 +48,9 @@ fn every_golden_pod_is_injected_as_written_down() {
     let mut seen = 0;
     for entry in std::fs::read_dir(&folder).expect("golden files") {
         let path = entry.expect("readable").path();
-        let Some(name) = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".pod.yaml")) else { continue };
+        let Some(name) = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".pod.yaml")) else {
+            continue;
+        };
         let text = std::fs::read_to_string(&path).expect("readable");
         let mut documents = serde_yaml_ng::Deserializer::from_str(&text)
             .map(|document| <Value as serde::Deserialize>::deserialize(document).expect("YAML"));
@@ -106,17 +112,19 @@ fn what_the_sidecar_needs_may_not_be_taken() {
     port["spec"]["containers"][0]["ports"] = json!([{ "containerPort": 9467 }]);
     assert_eq!(refused(&port, json!({})), reason::PORT_TAKEN);
     let mut mount = pod();
-    mount["spec"]["containers"][0]["volumeMounts"] = json!([{ "name": "mine", "mountPath": "/run/cartulary/" }]);
+    mount["spec"]["containers"][0]["volumeMounts"] =
+        json!([{ "name": "mine", "mountPath": "/run/cartulary/" }]);
     assert_eq!(refused(&mount, json!({})), reason::MOUNT_TAKEN);
     let mut elsewhere = pod();
-    elsewhere["spec"]["containers"][0]["env"] =
-        json!([{ "name": "PROSODY_CONFIG", "valueFrom": { "configMapKeyRef": { "name": "a", "key": "b" } } }]);
+    elsewhere["spec"]["containers"][0]["env"] = json!([{ "name": "PROSODY_CONFIG", "valueFrom": { "configMapKeyRef": { "name": "a", "key": "b" } } }]);
     assert_eq!(refused(&elsewhere, json!({})), reason::CONFIG_PATH_UNKNOWN);
 }
 
 #[test]
 fn a_pod_of_the_wrong_shape_is_refused_and_never_a_panic() {
-    for pod in [json!(null), json!([]), json!({ "metadata": {}, "spec": 7 }), json!({ "metadata": 1, "spec": {} })] {
+    for pod in
+        [json!(null), json!([]), json!({ "metadata": {}, "spec": 7 }), json!({ "metadata": 1, "spec": {} })]
+    {
         assert_eq!(refused(&pod, json!({})), reason::MALFORMED);
     }
     let mut list = pod();
@@ -125,7 +133,12 @@ fn a_pod_of_the_wrong_shape_is_refused_and_never_a_panic() {
 }
 
 fn name() -> impl Strategy<Value = String> {
-    prop_oneof!["[a-z]{1,6}", Just("prosody".to_owned()), Just("cartulary-sidecar".to_owned()), Just("cartulary-run".to_owned())]
+    prop_oneof![
+        "[a-z]{1,6}",
+        Just("prosody".to_owned()),
+        Just("cartulary-sidecar".to_owned()),
+        Just("cartulary-run".to_owned())
+    ]
 }
 
 fn variable() -> impl Strategy<Value = Value> {

@@ -7,7 +7,8 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-const NOTE: &str = "# Made from the types in crds/ by `cargo run -p cartulary-crds --bin crdgen -- --write`. Do not edit.\n";
+const NOTE: &str =
+    "# Made from the types in crds/ by `cargo run -p cartulary-crds --bin crdgen -- --write`. Do not edit.\n";
 
 fn main() -> ExitCode {
     let files = files(Path::new(env!("CARGO_MANIFEST_DIR")));
@@ -33,8 +34,10 @@ fn write(files: &[(PathBuf, String)]) -> ExitCode {
 }
 
 fn check(files: &[(PathBuf, String)]) -> ExitCode {
-    let stale: Vec<_> =
-        files.iter().filter(|(path, content)| std::fs::read_to_string(path).ok().as_ref() != Some(content)).collect();
+    let stale: Vec<_> = files
+        .iter()
+        .filter(|(path, content)| std::fs::read_to_string(path).ok().as_ref() != Some(content))
+        .collect();
     for (path, _) in &stale {
         eprintln!(
             "{} is not what the types say: run `cargo run -p cartulary-crds --bin crdgen -- --write`",
@@ -56,7 +59,8 @@ fn files(crate_folder: &Path) -> Vec<(PathBuf, String)> {
                 .annotations
                 .get_or_insert_default()
                 .insert("helm.sh/resource-policy".to_owned(), "keep".to_owned());
-            let template = format!("{{{{- if .Values.crds.install }}}}\n{NOTE}{}{{{{- end }}}}\n", yaml(&kept));
+            let template =
+                format!("{{{{- if .Values.crds.install }}}}\n{NOTE}{}{{{{- end }}}}\n", yaml(&kept));
             [(crate_folder.join("yaml").join(&file), format!("{NOTE}{plain}")), (chart.join(&file), template)]
         })
         .collect()

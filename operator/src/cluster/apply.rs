@@ -28,7 +28,11 @@ pub enum ApplyError {
 }
 
 /// Writes the configuration Secret.
-pub async fn apply(prepared: Prepared, gathered: &Gathered, context: &Context) -> Result<Applied, ApplyError> {
+pub async fn apply(
+    prepared: Prepared,
+    gathered: &Gathered,
+    context: &Context,
+) -> Result<Applied, ApplyError> {
     let data = prepared.secret.data.iter().flatten().map(|(_, value)| value.0.len()).sum::<usize>();
     if data > MAX_SECRET {
         return Err(ApplyError::Problem(Problem::new(
@@ -51,7 +55,12 @@ pub async fn apply(prepared: Prepared, gathered: &Gathered, context: &Context) -
     // The Secret is ours alone, so fields that others hold are taken.
     let params = PatchParams::apply(MANAGER).force();
     api.patch(&status.secret, &params, &Patch::Apply(&prepared.secret)).await.map_err(ApplyError::Kube)?;
-    tracing::info!(secret = status.secret, generation = status.generation, hash = status.hash, "wrote the configuration");
+    tracing::info!(
+        secret = status.secret,
+        generation = status.generation,
+        hash = status.hash,
+        "wrote the configuration"
+    );
     Ok(Applied(status))
 }
 
@@ -68,8 +77,15 @@ pub fn last_good(gathered: &Gathered) -> Option<Applied> {
 }
 
 /// Makes the claims that pods wait for.
-pub async fn claims(cluster: &XmppCluster, gathered: &Gathered, context: &Context) -> Result<(), kube::Error> {
-    let api = Api::<PersistentVolumeClaim>::namespaced(context.client.clone(), &cluster.namespace().unwrap_or_default());
+pub async fn claims(
+    cluster: &XmppCluster,
+    gathered: &Gathered,
+    context: &Context,
+) -> Result<(), kube::Error> {
+    let api = Api::<PersistentVolumeClaim>::namespaced(
+        context.client.clone(),
+        &cluster.namespace().unwrap_or_default(),
+    );
     let living = gathered.pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
     let wanted: Vec<&str> = living.filter_map(|pod| journals::claim_of(pod)).collect();
     for name in wanted {

@@ -57,7 +57,8 @@ pub async fn observe(pods: &[Arc<Pod>], context: &Context) -> Vec<Observation> {
 
 async fn look(pod: Arc<Pod>, http: reqwest::Client, port: u16) -> Observation {
     let name = pod.name_any();
-    let address = pod.status.as_ref().and_then(|status| status.pod_ip.as_deref()).and_then(|ip| ip.parse().ok());
+    let address =
+        pod.status.as_ref().and_then(|status| status.pod_ip.as_deref()).and_then(|ip| ip.parse().ok());
     let sidecar = match address {
         _ if !has_sidecar(&pod) => Sidecar::Missing,
         Some(address) if pod.metadata.deletion_timestamp.is_none() => ask(&http, address, port, &name).await,
@@ -76,7 +77,9 @@ async fn ask(http: &reqwest::Client, address: IpAddr, port: u16, pod: &str) -> S
     for _ in 0..ATTEMPTS {
         match tokio::time::timeout(TIMEOUT, fetch(http, &url)).await {
             Ok(Ok(status)) if status.node == pod => return Sidecar::Answered(Box::new(status)),
-            Ok(Ok(status)) => last = format!("its address is answered by the sidecar of {}", cut(&status.node)),
+            Ok(Ok(status)) => {
+                last = format!("its address is answered by the sidecar of {}", cut(&status.node))
+            }
             Ok(Err(error)) => last = error,
             Err(_) => last = format!("no answer within {} seconds", TIMEOUT.as_secs()),
         }
@@ -110,7 +113,11 @@ fn innermost(error: &dyn std::error::Error) -> String {
 
 fn has_sidecar(pod: &Pod) -> bool {
     let Some(spec) = &pod.spec else { return false };
-    spec.init_containers.iter().flatten().chain(&spec.containers).any(|container| container.name == SIDECAR_CONTAINER)
+    spec.init_containers
+        .iter()
+        .flatten()
+        .chain(&spec.containers)
+        .any(|container| container.name == SIDECAR_CONTAINER)
 }
 
 fn journal_in_pod(pod: &Pod) -> bool {
@@ -142,13 +149,16 @@ impl Observation {
                 );
             }
             Sidecar::NotRunning => return fault(reason::PENDING, "it is not running".to_owned()),
-            Sidecar::Unreachable(why) => return fault(reason::SIDECAR_UNREACHABLE, format!("its sidecar does not answer: {why}")),
+            Sidecar::Unreachable(why) => {
+                return fault(reason::SIDECAR_UNREACHABLE, format!("its sidecar does not answer: {why}"));
+            }
             Sidecar::Answered(status) => status,
         };
         if !status.link.connected {
             return fault(
                 reason::PLUGIN_NOT_CONNECTED,
-                "the server plugin has not connected: see the XMPP server's log for why it did not load".to_owned(),
+                "the server plugin has not connected: see the XMPP server's log for why it did not load"
+                    .to_owned(),
             );
         }
         if status.link.hosts.is_empty() {
@@ -178,7 +188,10 @@ impl Observation {
         }
         status.endpoints.iter().find_map(|(name, endpoint)| {
             let reason = endpoint::problem(endpoint)?;
-            let message = cut(&format!("ArchiveEndpoint {name}: {} ({} records wait)", endpoint.message, endpoint.waiting));
+            let message = cut(&format!(
+                "ArchiveEndpoint {name}: {} ({} records wait)",
+                endpoint.message, endpoint.waiting
+            ));
             Some(Fault { reason, message })
         })
     }
@@ -190,7 +203,8 @@ impl Observation {
         let (delivered, quarantined) = (status.counts.delivered_unrecorded, status.journal.quarantined);
         let dead: u64 = status.endpoints.values().map(|endpoint| endpoint.dead_letters).sum();
         if delivered > 0 {
-            let message = format!("{delivered} messages were delivered that should have been recorded and were not");
+            let message =
+                format!("{delivered} messages were delivered that should have been recorded and were not");
             return Some(Fault { reason: reason::DELIVERED_UNRECORDED, message });
         }
         if dead > 0 {
@@ -234,9 +248,12 @@ pub fn judge(observations: &[Observation]) -> Finding {
     let worst = GRAVITY.iter().find_map(|reason| faults.iter().find(|(_, fault)| fault.reason == *reason));
     let count = format!("{} of {} pods are recorded", observations.len() - faults.len(), observations.len());
     match worst {
-        Some((pod, fault)) => {
-            Finding::new(condition::COVERED, false, fault.reason, format!("{count}; {pod}: {}", fault.message))
-        }
+        Some((pod, fault)) => Finding::new(
+            condition::COVERED,
+            false,
+            fault.reason,
+            format!("{count}; {pod}: {}", fault.message),
+        ),
         None => Finding::good(condition::COVERED, count),
     }
 }
@@ -247,8 +264,12 @@ pub fn recording(observations: &[Observation]) -> Finding {
     let answered = observations.iter().any(|pod| matches!(pod.sidecar, Sidecar::Answered(_)));
     let now = observations.iter().find_map(|pod| Some((&pod.pod, pod.obstructed()?)));
     match now.or_else(|| observations.iter().find_map(|pod| Some((&pod.pod, pod.loss()?)))) {
-        Some((pod, fault)) => Finding::new(condition::RECORDING, false, fault.reason, format!("{pod}: {}", fault.message)),
+        Some((pod, fault)) => {
+            Finding::new(condition::RECORDING, false, fault.reason, format!("{pod}: {}", fault.message))
+        }
         None if answered => Finding::good(condition::RECORDING, "records reach their archive"),
-        None => Finding::new(condition::RECORDING, State::Unknown, reason::PENDING, "no sidecar has answered yet"),
+        None => {
+            Finding::new(condition::RECORDING, State::Unknown, reason::PENDING, "no sidecar has answered yet")
+        }
     }
 }

@@ -33,7 +33,8 @@ pub async fn dereference(cluster: &XmppCluster, context: &Context) -> Result<Gat
     let namespace = cluster.namespace().unwrap_or_default();
     let name = cluster.name_any();
     let here = |of: Option<String>| of.as_deref() == Some(&*namespace);
-    let mut gathered = Gathered { written: context.secret(&namespace, &config_secret(&name)).await?, ..Default::default() };
+    let mut gathered =
+        Gathered { written: context.secret(&namespace, &config_secret(&name)).await?, ..Default::default() };
     for endpoint in context.stores.endpoints.state_filter(|endpoint| here(endpoint.namespace())) {
         if may_be_used(cluster, &endpoint) {
             gathered.secrets.extend(endpoint::secrets(context, &namespace, &endpoint).await?);

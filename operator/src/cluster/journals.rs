@@ -10,7 +10,9 @@ use super::validate::DEFAULT_CLAIM;
 use crate::inject::parts::JOURNAL_VOLUME;
 use cartulary_compliance::names::label;
 use cartulary_crds::XmppCluster;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, PersistentVolumeClaimSpec, Pod, VolumeResourceRequirements};
+use k8s_openapi::api::core::v1::{
+    PersistentVolumeClaim, PersistentVolumeClaimSpec, Pod, VolumeResourceRequirements,
+};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
@@ -30,7 +32,9 @@ pub fn claim(cluster: &XmppCluster, name: &str) -> PersistentVolumeClaim {
         metadata: ObjectMeta {
             name: Some(name.to_owned()),
             namespace: cluster.metadata.namespace.clone(),
-            labels: Some([(label::CLUSTER.to_owned(), cluster.metadata.name.clone().unwrap_or_default())].into()),
+            labels: Some(
+                [(label::CLUSTER.to_owned(), cluster.metadata.name.clone().unwrap_or_default())].into(),
+            ),
             ..ObjectMeta::default()
         },
         spec: Some(PersistentVolumeClaimSpec {

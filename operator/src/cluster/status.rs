@@ -45,7 +45,8 @@ pub fn status(
         Ok(None) => Finding::good(condition::ACCEPTED, "the configuration for the sidecars is written"),
         Ok(Some(warning)) => Finding::new(condition::ACCEPTED, true, warning.reason, warning.message.clone()),
         Err(problem) => {
-            let rest = if outcome.applied.is_some() { "; the last good configuration stays in force" } else { "" };
+            let rest =
+                if outcome.applied.is_some() { "; the last good configuration stays in force" } else { "" };
             Finding::new(condition::ACCEPTED, false, problem.reason, format!("{}{rest}", problem.message))
         }
     };
@@ -61,7 +62,8 @@ pub fn status(
         observed_generation: generation,
         conditions: merge(&old.conditions, &findings, generation, now),
         covered: Some(format!("{recorded}/{total}")),
-        waiting: (!waiting.is_empty()).then(|| count(waiting.iter().fold(0, |sum: u64, n| sum.saturating_add(*n)))),
+        waiting: (!waiting.is_empty())
+            .then(|| count(waiting.iter().fold(0, |sum: u64, n| sum.saturating_add(*n)))),
         configuration: outcome.applied.as_ref().map(|applied| applied.0.clone()),
         nodes: outcome.observations.iter().map(|pod| node(pod, outcome.applied.as_ref())).collect(),
         journal_claims: gathered.claims.clone(),
@@ -76,7 +78,9 @@ fn ready(accepted: &Finding, covered: &Finding, outcome: &Outcome) -> Finding {
     }
     let hash = outcome.applied.as_ref().map(|applied| applied.0.hash.as_str()).unwrap_or_default();
     if let Some(pod) = outcome.observations.iter().find(|pod| !pod.runs(hash)) {
-        let Sidecar::Answered(status) = &pod.sidecar else { return Finding { kind: condition::READY, ..covered.clone() } };
+        let Sidecar::Answered(status) = &pod.sidecar else {
+            return Finding { kind: condition::READY, ..covered.clone() };
+        };
         let message = match &status.config.problem {
             Some(problem) => format!("{}: the newest configuration was not taken: {problem}", pod.pod),
             None => format!(
@@ -87,7 +91,9 @@ fn ready(accepted: &Finding, covered: &Finding, outcome: &Outcome) -> Finding {
         return Finding::new(condition::READY, false, reason::NODE_OUTDATED, message);
     }
     match outcome.observations.iter().find_map(|pod| Some((&pod.pod, pod.obstructed()?))) {
-        Some((pod, fault)) => Finding::new(condition::READY, false, fault.reason, format!("{pod}: {}", fault.message)),
+        Some((pod, fault)) => {
+            Finding::new(condition::READY, false, fault.reason, format!("{pod}: {}", fault.message))
+        }
         None => Finding::good(condition::READY, covered.message.clone()),
     }
 }
@@ -101,9 +107,16 @@ fn independent(gathered: &Gathered, outcome: &Outcome) -> Finding {
             condition::ARCHIVE_NOT_INDEPENDENT,
             true,
             reason::ARCHIVE_IN_POD,
-            format!("ArchiveEndpoint {name} is a file on the volume of each pod's journal: whoever loses that volume loses the archive"),
+            format!(
+                "ArchiveEndpoint {name} is a file on the volume of each pod's journal: whoever loses that volume loses the archive"
+            ),
         ),
-        None => Finding::new(condition::ARCHIVE_NOT_INDEPENDENT, false, reason::OK, "the archive is apart from the XMPP server"),
+        None => Finding::new(
+            condition::ARCHIVE_NOT_INDEPENDENT,
+            false,
+            reason::OK,
+            "the archive is apart from the XMPP server",
+        ),
     }
 }
 

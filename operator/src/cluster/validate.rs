@@ -40,7 +40,9 @@ pub fn validate(cluster: &XmppCluster, gathered: &Gathered) -> Result<Validated,
         let endpoint = gathered.endpoints.get(name).ok_or_else(|| {
             Problem::new(
                 reason::ENDPOINT_MISSING,
-                format!("there is no ArchiveEndpoint {name} in this namespace: create it, or name another one"),
+                format!(
+                    "there is no ArchiveEndpoint {name} in this namespace: create it, or name another one"
+                ),
             )
         })?;
         endpoints.insert(name.clone(), resolve(endpoint, &gathered.secrets)?);
@@ -93,7 +95,8 @@ fn archiving(cluster: &XmppCluster, gathered: &Gathered) -> Result<Archiving, Pr
         Some(name) => Some(name.clone()),
         None => Some(default_endpoint(gathered)?),
     };
-    let node_endpoints = spec.node_endpoints.iter().filter(|_| on).map(|node| (node.pod.clone(), node.endpoint.clone()));
+    let node_endpoints =
+        spec.node_endpoints.iter().filter(|_| on).map(|node| (node.pod.clone(), node.endpoint.clone()));
     Ok(Archiving {
         inbound: spec.inbound,
         outbound: spec.outbound,
@@ -104,7 +107,8 @@ fn archiving(cluster: &XmppCluster, gathered: &Gathered) -> Result<Archiving, Pr
 }
 
 fn default_endpoint(gathered: &Gathered) -> Result<String, Problem> {
-    let mut defaults = gathered.endpoints.iter().filter(|(_, endpoint)| endpoint.spec.default).map(|(name, _)| name);
+    let mut defaults =
+        gathered.endpoints.iter().filter(|(_, endpoint)| endpoint.spec.default).map(|(name, _)| name);
     match (defaults.next(), defaults.next()) {
         (Some(name), None) => Ok(name.clone()),
         (None, _) => Err(Problem::new(
@@ -114,7 +118,9 @@ fn default_endpoint(gathered: &Gathered) -> Result<String, Problem> {
         )),
         (Some(one), Some(other)) => Err(Problem::new(
             reason::NO_DEFAULT_ENDPOINT,
-            format!("the ArchiveEndpoints {one} and {other} are both the default: let only one be, or name one in archiving.endpoint"),
+            format!(
+                "the ArchiveEndpoints {one} and {other} are both the default: let only one be, or name one in archiving.endpoint"
+            ),
         )),
     }
 }
@@ -122,7 +128,10 @@ fn default_endpoint(gathered: &Gathered) -> Result<String, Problem> {
 fn journal(cluster: &XmppCluster, archive_beside: bool) -> Result<JournalSettings, Problem> {
     let spec = &cluster.spec.journal;
     if spec.ephemeral && (spec.size.is_some() || spec.storage_class_name.is_some()) {
-        return Err(Problem::new(reason::CONTRADICTION, "an ephemeral journal has no claim: remove size and storageClassName"));
+        return Err(Problem::new(
+            reason::CONTRADICTION,
+            "an ephemeral journal has no claim: remove size and storageClassName",
+        ));
     }
     let claim = spec.size.clone().unwrap_or_else(|| ByteSize::from(DEFAULT_CLAIM));
     let claim = claim.bytes().map_err(|error| wrong("journal.size", &error))?;
@@ -134,14 +143,18 @@ fn journal(cluster: &XmppCluster, archive_beside: bool) -> Result<JournalSetting
         None => claim / 5 * 4,
     };
     if !spec.ephemeral && max_bytes >= claim {
-        return Err(Problem::new(reason::CONTRADICTION, "journal.maxBytes must be smaller than the claim's size"));
+        return Err(Problem::new(
+            reason::CONTRADICTION,
+            "journal.maxBytes must be smaller than the claim's size",
+        ));
     }
     let keep = spec.keep_confirmed.duration().map_err(|error| wrong("journal.keepConfirmed", &error))?;
     Ok(JournalSettings { max_bytes, keep_confirmed_seconds: keep.as_secs(), ephemeral: spec.ephemeral })
 }
 
 fn link(cluster: &XmppCluster) -> Result<LinkSettings, Problem> {
-    let timeout = cluster.spec.link.answer_timeout.duration().map_err(|error| wrong("link.answerTimeout", &error))?;
+    let timeout =
+        cluster.spec.link.answer_timeout.duration().map_err(|error| wrong("link.answerTimeout", &error))?;
     let answer_timeout_ms = u32::try_from(timeout.as_millis())
         .map_err(|_| Problem::new(reason::CONTRADICTION, "link.answerTimeout is longer than 5m"))?;
     Ok(LinkSettings { answer_timeout_ms, ..LinkSettings::default() })

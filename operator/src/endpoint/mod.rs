@@ -38,7 +38,11 @@ pub async fn reconcile(endpoint: Arc<ArchiveEndpoint>, context: Arc<Context>) ->
 }
 
 /// The Secrets an endpoint refers to, those that are there.
-pub async fn secrets(context: &Context, namespace: &str, endpoint: &ArchiveEndpoint) -> Result<Secrets, kube::Error> {
+pub async fn secrets(
+    context: &Context,
+    namespace: &str,
+    endpoint: &ArchiveEndpoint,
+) -> Result<Secrets, kube::Error> {
     let mut secrets = Secrets::new();
     for name in secret_names(endpoint) {
         if let Some(secret) = context.secret(namespace, &name).await? {

@@ -22,7 +22,8 @@ pub fn secret_names(endpoint: &ArchiveEndpoint) -> Vec<String> {
 /// What a sidecar is told of the endpoint.
 pub fn resolve(endpoint: &ArchiveEndpoint, secrets: &Secrets) -> Result<config::Endpoint, Problem> {
     let name = endpoint.metadata.name.as_deref().unwrap_or_default();
-    let contradiction = |what: String| Problem::new(reason::CONTRADICTION, format!("ArchiveEndpoint {name}: {what}"));
+    let contradiction =
+        |what: String| Problem::new(reason::CONTRADICTION, format!("ArchiveEndpoint {name}: {what}"));
     let target = match (endpoint.spec.kind, &endpoint.spec.postgresql) {
         (EndpointType::SQLite, _) => config::EndpointTarget::Sqlite,
         (EndpointType::PostgreSQL, Some(postgresql)) => {
@@ -39,7 +40,11 @@ pub fn resolve(endpoint: &ArchiveEndpoint, secrets: &Secrets) -> Result<config::
     Ok(config::Endpoint { target, queue: config::QueueLimit { max_records, max_bytes } })
 }
 
-fn resolve_postgresql(endpoint: &str, spec: &PostgreSql, secrets: &Secrets) -> Result<config::PostgreSql, Problem> {
+fn resolve_postgresql(
+    endpoint: &str,
+    spec: &PostgreSql,
+    secrets: &Secrets,
+) -> Result<config::PostgreSql, Problem> {
     let credentials = &spec.credentials_secret.name;
     let ca = match &spec.tls.ca_secret {
         Some(ca) => Some(value(endpoint, secrets, &ca.name, &ca.key)?),

@@ -17,7 +17,8 @@ pub fn status(
     now: Timestamp,
 ) -> ArchiveEndpointStatus {
     let name = endpoint.metadata.name.as_deref().unwrap_or_default();
-    let users: Vec<_> = views.iter().filter(|(_, view)| view.endpoints.iter().any(|used| used == name)).collect();
+    let users: Vec<_> =
+        views.iter().filter(|(_, view)| view.endpoints.iter().any(|used| used == name)).collect();
     let seen: Vec<(&str, &EndpointStatus)> = users
         .iter()
         .flat_map(|(_, view)| &view.nodes)

@@ -16,7 +16,9 @@ pub use refusal::Refusal;
 use crate::reasons::refusal as reason;
 use cartulary_compliance::names::{ADMIN_PORT, SIDECAR_CONTAINER, label};
 use cartulary_crds::XmppCluster;
-use parts::{ENV_LINK, ENV_PROSODY_CONFIG, ENV_SERVER_CONFIG, JOURNAL_VOLUME, PROSODY_CONFIG, RUN_FOLDER, RUN_VOLUME};
+use parts::{
+    ENV_LINK, ENV_PROSODY_CONFIG, ENV_SERVER_CONFIG, JOURNAL_VOLUME, PROSODY_CONFIG, RUN_FOLDER, RUN_VOLUME,
+};
 use serde_json::{Map, Value, json};
 
 /// The pod with everything it needs to be recorded as one of `cluster`'s.
@@ -47,9 +49,9 @@ pub fn inject(pod: &Value, cluster: &XmppCluster, image: &SidecarImage) -> Resul
 
 /// The StatefulSet pod's claim; `None` where the journal goes with the pod.
 fn journal(pod: &Value, cluster: &XmppCluster) -> Result<Option<String>, Refusal> {
-    let of_stateful_set = pod["metadata"]["ownerReferences"]
-        .as_array()
-        .is_some_and(|owners| owners.iter().any(|owner| owner["kind"] == "StatefulSet" && owner["controller"] == true));
+    let of_stateful_set = pod["metadata"]["ownerReferences"].as_array().is_some_and(|owners| {
+        owners.iter().any(|owner| owner["kind"] == "StatefulSet" && owner["controller"] == true)
+    });
     let name = pod["metadata"]["name"].as_str().filter(|name| of_stateful_set && !name.is_empty());
     match name {
         _ if cluster.spec.journal.ephemeral => Ok(None),
@@ -136,10 +138,15 @@ fn prepare_server(container: &mut Value, config_path: &str) -> Result<(), Refusa
 
     let mounts = list(container, "volumeMounts")?;
     mounts.retain(|mount| mount["name"] != RUN_VOLUME && mount["name"] != JOURNAL_VOLUME);
-    if mounts.iter().any(|mount| mount["mountPath"].as_str().is_some_and(|path| path.trim_end_matches('/') == RUN_FOLDER)) {
+    if mounts
+        .iter()
+        .any(|mount| mount["mountPath"].as_str().is_some_and(|path| path.trim_end_matches('/') == RUN_FOLDER))
+    {
         return Err(Refusal::new(
             reason::MOUNT_TAKEN,
-            format!("the XMPP container has a volume of its own at {RUN_FOLDER}, where the link must be: mount it elsewhere"),
+            format!(
+                "the XMPP container has a volume of its own at {RUN_FOLDER}, where the link must be: mount it elsewhere"
+            ),
         ));
     }
     mounts.push(json!({ "name": RUN_VOLUME, "mountPath": RUN_FOLDER }));
@@ -171,13 +178,20 @@ fn server_config(container: &Value, config_path: &str) -> Result<String, Refusal
 /// Whether a command line names a configuration, also inside a shell's script.
 fn names_config(arguments: &Value) -> bool {
     let arguments = arguments.as_array().map(Vec::as_slice).unwrap_or_default();
-    let words = arguments.iter().filter_map(Value::as_str).flat_map(|argument| argument.split([' ', '\t', '\n', '"', '\'']));
+    let words = arguments
+        .iter()
+        .filter_map(Value::as_str)
+        .flat_map(|argument| argument.split([' ', '\t', '\n', '"', '\'']));
     words.into_iter().any(|word| word == "--config" || word.starts_with("--config="))
 }
 
 /// A version as a label's value: build metadata (`+…`) may not stand there.
 fn label_value(version: &str) -> String {
-    version.chars().map(|c| if c.is_ascii_alphanumeric() || ".-_".contains(c) { c } else { '-' }).take(63).collect()
+    version
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || ".-_".contains(c) { c } else { '-' })
+        .take(63)
+        .collect()
 }
 
 fn malformed(field: &str) -> Refusal {

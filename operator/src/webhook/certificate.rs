@@ -4,7 +4,10 @@
 //! A new authority is first only trusted (it joins the bundle) and signs from the next renewal of the certificate on, so that no
 //! API server meets a certificate whose authority it has not been told of. Nothing here talks to the cluster.
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
+};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const AUTHORITY_LIFE: Duration = Duration::from_secs(5 * 365 * 86_400);
@@ -37,15 +40,22 @@ impl Material {
     /// What the API server is to trust.
     #[must_use]
     pub fn bundle(&self) -> String {
-        let previous = self.previous.as_ref().map(|(certificate, _)| certificate.as_str()).unwrap_or_default();
+        let previous =
+            self.previous.as_ref().map(|(certificate, _)| certificate.as_str()).unwrap_or_default();
         format!("{}{previous}", self.authority)
     }
 }
 
 /// What is to be kept from now on; `None` when `stored` is good as it is.
-pub fn renew(stored: Option<&Material>, names: &[String], now: SystemTime) -> Result<Option<Material>, rcgen::Error> {
+pub fn renew(
+    stored: Option<&Material>,
+    names: &[String],
+    now: SystemTime,
+) -> Result<Option<Material>, rcgen::Error> {
     let Some(stored) = stored else { return fresh(names, now).map(Some) };
-    let Ok(authority_key) = KeyPair::from_pem(&stored.authority_key) else { return fresh(names, now).map(Some) };
+    let Ok(authority_key) = KeyPair::from_pem(&stored.authority_key) else {
+        return fresh(names, now).map(Some);
+    };
     if KeyPair::from_pem(&stored.key).is_err() || seconds(now) >= stored.authority_expires {
         return fresh(names, now).map(Some);
     }
@@ -62,7 +72,8 @@ pub fn renew(stored: Option<&Material>, names: &[String], now: SystemTime) -> Re
         signer = KeyPair::generate()?;
         let (authority, expires) = authority(&signer, now)?;
         next.previous = Some((next.authority, next.authority_expires));
-        (next.authority, next.authority_key, next.authority_expires) = (authority, signer.serialize_pem(), expires);
+        (next.authority, next.authority_key, next.authority_expires) =
+            (authority, signer.serialize_pem(), expires);
     }
     Ok((next != *stored).then_some(next))
 }
@@ -106,7 +117,12 @@ fn authority_params() -> Result<CertificateParams, rcgen::Error> {
     Ok(params)
 }
 
-fn certify(material: &mut Material, authority: &KeyPair, names: &[String], now: SystemTime) -> Result<(), rcgen::Error> {
+fn certify(
+    material: &mut Material,
+    authority: &KeyPair,
+    names: &[String],
+    now: SystemTime,
+) -> Result<(), rcgen::Error> {
     let key = KeyPair::generate()?;
     let mut params = CertificateParams::new(names.to_vec())?;
     let expires = now + CERTIFICATE_LIFE;

@@ -10,7 +10,9 @@ use anyhow::Context as _;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use k8s_openapi::ByteString;
-use k8s_openapi::api::admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration};
+use k8s_openapi::api::admissionregistration::v1::{
+    MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
+};
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client, Resource};
@@ -34,7 +36,13 @@ const SOON: Duration = Duration::from_secs(2);
 pub type Tls = Option<Arc<ServerConfig>>;
 
 /// Keeps everything in order until the future is dropped.
-pub async fn run(client: Client, options: Options, metrics: Arc<Metrics>, tls: watch::Sender<Tls>, trusted: watch::Sender<bool>) {
+pub async fn run(
+    client: Client,
+    options: Options,
+    metrics: Arc<Metrics>,
+    tls: watch::Sender<Tls>,
+    trusted: watch::Sender<bool>,
+) {
     let mut served = None;
     loop {
         let pause = match step(&client, &options, &mut served, &tls).await {
@@ -140,12 +148,17 @@ fn read(secret: &Secret) -> Option<Material> {
         certificate: text(CERTIFICATE)?,
         key: text(KEY)?,
         expires: dates["expires"].as_u64()?,
-        names: dates["names"].as_array()?.iter().filter_map(|name| name.as_str().map(str::to_owned)).collect(),
+        names: dates["names"]
+            .as_array()?
+            .iter()
+            .filter_map(|name| name.as_str().map(str::to_owned))
+            .collect(),
     })
 }
 
 fn server_config(material: &Material) -> anyhow::Result<ServerConfig> {
-    let certificates = CertificateDer::pem_slice_iter(material.certificate.as_bytes()).collect::<Result<Vec<_>, _>>()?;
+    let certificates =
+        CertificateDer::pem_slice_iter(material.certificate.as_bytes()).collect::<Result<Vec<_>, _>>()?;
     let key = PrivateKeyDer::from_pem_slice(material.key.as_bytes())?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ServerConfig::builder_with_provider(provider)
@@ -158,7 +171,11 @@ fn server_config(material: &Material) -> anyhow::Result<ServerConfig> {
 /// Puts the bundle into every webhook of a configuration that does not have it.
 async fn tell<K>(client: &Client, name: &str, bundle: &str) -> anyhow::Result<()>
 where
-    K: Resource<DynamicType = (), Scope = kube::core::ClusterResourceScope> + Clone + DeserializeOwned + Serialize + std::fmt::Debug,
+    K: Resource<DynamicType = (), Scope = kube::core::ClusterResourceScope>
+        + Clone
+        + DeserializeOwned
+        + Serialize
+        + std::fmt::Debug,
 {
     let kind = K::kind(&());
     let api = Api::<K>::all(client.clone());
@@ -178,7 +195,8 @@ where
 
 fn bundle_patch(configuration: &Value, bundle: &str) -> Vec<Value> {
     let webhooks = configuration["webhooks"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let differing = webhooks.iter().enumerate().filter(|(_, webhook)| webhook["clientConfig"]["caBundle"] != bundle);
+    let differing =
+        webhooks.iter().enumerate().filter(|(_, webhook)| webhook["clientConfig"]["caBundle"] != bundle);
     differing
         .flat_map(|(index, webhook)| {
             // The position may have changed since it was read.
@@ -207,7 +225,8 @@ mod tests {
 
     #[test]
     fn a_configuration_that_knows_the_bundle_is_left_alone() {
-        let of = |bundle: &str| json!({ "webhooks": [{ "name": "a", "clientConfig": { "caBundle": bundle } }] });
+        let of =
+            |bundle: &str| json!({ "webhooks": [{ "name": "a", "clientConfig": { "caBundle": bundle } }] });
         assert!(bundle_patch(&of("same"), "same").is_empty());
         assert_eq!(bundle_patch(&of("other"), "same").len(), 2);
     }

@@ -105,8 +105,11 @@ async fn validate_endpoints(State(webhooks): State<Arc<Webhooks>>, body: Bytes) 
 
 /// An answer that is no review makes the API server apply the failure policy.
 fn request(body: &[u8]) -> Result<AdmissionRequest<DynamicObject>, (StatusCode, String)> {
-    let wrong = |error: String| (StatusCode::BAD_REQUEST, format!("this is no AdmissionReview with a request: {error}"));
-    let review: AdmissionReview<DynamicObject> = serde_json::from_slice(body).map_err(|error| wrong(error.to_string()))?;
+    let wrong = |error: String| {
+        (StatusCode::BAD_REQUEST, format!("this is no AdmissionReview with a request: {error}"))
+    };
+    let review: AdmissionReview<DynamicObject> =
+        serde_json::from_slice(body).map_err(|error| wrong(error.to_string()))?;
     review.try_into().map_err(|_| wrong("it has none".to_owned()))
 }
 
@@ -116,7 +119,9 @@ mod tests {
 
     #[test]
     fn what_is_no_review_is_refused() {
-        for body in ["", "{}", "null", "[1]", r#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview"}"#] {
+        for body in
+            ["", "{}", "null", "[1]", r#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview"}"#]
+        {
             assert_eq!(request(body.as_bytes()).map(|_| ()).expect_err(body).0, StatusCode::BAD_REQUEST);
         }
     }

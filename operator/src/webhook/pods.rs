@@ -34,7 +34,10 @@ pub async fn answer(webhooks: &Webhooks, request: &AdmissionRequest<DynamicObjec
             let patched = response.with_patch(admitted.patch);
             let mut response = match patched {
                 Ok(response) => response,
-                Err(error) => return AdmissionResponse::from(request).deny(format!("the patch cannot be written: {error}")),
+                Err(error) => {
+                    return AdmissionResponse::from(request)
+                        .deny(format!("the patch cannot be written: {error}"));
+                }
             };
             response.warnings = (!admitted.warnings.is_empty()).then_some(admitted.warnings);
             webhooks.count("");
@@ -42,13 +45,21 @@ pub async fn answer(webhooks: &Webhooks, request: &AdmissionRequest<DynamicObjec
         }
         Err(refusal) => {
             webhooks.count(refusal.reason);
-            tracing::info!(reason = refusal.reason, namespace = request.namespace, "refused a pod: {}", refusal.message);
+            tracing::info!(
+                reason = refusal.reason,
+                namespace = request.namespace,
+                "refused a pod: {}",
+                refusal.message
+            );
             response.deny(format!("cartulary: {refusal}"))
         }
     }
 }
 
-async fn admit(webhooks: &Webhooks, request: &AdmissionRequest<DynamicObject>) -> Result<Option<Admitted>, Refusal> {
+async fn admit(
+    webhooks: &Webhooks,
+    request: &AdmissionRequest<DynamicObject>,
+) -> Result<Option<Admitted>, Refusal> {
     let malformed = |what: String| Refusal::new(reason::MALFORMED, what);
     let object = request.object.as_ref().ok_or_else(|| malformed("the request has no pod".to_owned()))?;
     let pod = serde_json::to_value(object).map_err(|error| malformed(error.to_string()))?;
@@ -65,7 +76,9 @@ async fn look_up(webhooks: &Webhooks, namespace: &str, name: &str) -> Result<Xmp
     let unavailable = |error: kube::Error| {
         Refusal::new(
             reason::CLUSTER_MISSING,
-            format!("the XMPPCluster {name} cannot be looked up, so the pod is not started unrecorded: {error}"),
+            format!(
+                "the XMPPCluster {name} cannot be looked up, so the pod is not started unrecorded: {error}"
+            ),
         )
     };
     let clusters = Api::<XmppCluster>::namespaced(webhooks.client.clone(), namespace);
@@ -92,12 +105,15 @@ async fn look_up(webhooks: &Webhooks, namespace: &str, name: &str) -> Result<Xmp
     }
     Err(Refusal::new(
         reason::CLUSTER_NOT_ACCEPTED,
-        format!("the XMPPCluster {name} has no configuration yet: see its condition Accepted for what is missing"),
+        format!(
+            "the XMPPCluster {name} has no configuration yet: see its condition Accepted for what is missing"
+        ),
     ))
 }
 
 fn warnings(pod: &Value, cluster: &XmppCluster) -> Vec<String> {
-    let durable = serde_json::from_value::<Pod>(pod.clone()).is_ok_and(|pod| journals::claim_of(&pod).is_some());
+    let durable =
+        serde_json::from_value::<Pod>(pod.clone()).is_ok_and(|pod| journals::claim_of(&pod).is_some());
     let mut warnings = Vec::new();
     if !durable && !cluster.spec.journal.ephemeral {
         warnings.push(

@@ -22,9 +22,20 @@ async fn every_rule_that_one_object_can_show_is_enforced_with_a_sentence() -> Re
         (cluster(json!({ "prosody": { "configPath": "prosody.cfg.lua" } })), "absolute path"),
         (cluster(json!({ "prosody": { "configPath": "/etc/../x" } })), "without '..'"),
         (cluster(json!({ "container": "Upper" })), "should match"),
-        (cluster(json!({ "archiving": { "inbound": false, "blockIfUnableToRecord": true } })), "nothing to block"),
-        (cluster(json!({ "archiving": { "nodeEndpoints": [{ "pod": "a", "endpoint": "x" }, { "pod": "a", "endpoint": "y" }] } })), "Duplicate value"),
-        (cluster(json!({ "journal": { "ephemeral": true, "size": "1Gi" } })), "an ephemeral journal has no claim"),
+        (
+            cluster(json!({ "archiving": { "inbound": false, "blockIfUnableToRecord": true } })),
+            "nothing to block",
+        ),
+        (
+            cluster(
+                json!({ "archiving": { "nodeEndpoints": [{ "pod": "a", "endpoint": "x" }, { "pod": "a", "endpoint": "y" }] } }),
+            ),
+            "Duplicate value",
+        ),
+        (
+            cluster(json!({ "journal": { "ephemeral": true, "size": "1Gi" } })),
+            "an ephemeral journal has no claim",
+        ),
         (cluster(json!({ "journal": { "size": "1Gi", "maxBytes": "1Gi" } })), "smaller than the claim"),
         (cluster(json!({ "journal": { "maxBytes": "2Gi" } })), "smaller than the claim"),
         (cluster(json!({ "journal": { "size": "much" } })), "should match"),
@@ -41,13 +52,18 @@ async fn every_rule_that_one_object_can_show_is_enforced_with_a_sentence() -> Re
     }
     let mut unprotected = database.clone();
     unprotected["tls"] = json!({ "mode": "Disable", "caSecret": { "name": "authority" } });
-    let error = create(&world, "ArchiveEndpoint", json!({ "type": "PostgreSQL", "postgresql": unprotected })).await;
+    let error =
+        create(&world, "ArchiveEndpoint", json!({ "type": "PostgreSQL", "postgresql": unprotected })).await;
     assert!(error.expect_err("a contradiction").to_string().contains("caSecret has no meaning"));
 
     let accepted = [
         cluster(json!({})),
-        cluster(json!({ "journal": { "size": null, "ephemeral": true, "maxBytes": "5Gi" }, "container": "prosody" })),
-        cluster(json!({ "journal": { "size": "10Gi", "maxBytes": "8Gi" }, "link": { "answerTimeout": "1m30s" } })),
+        cluster(
+            json!({ "journal": { "size": null, "ephemeral": true, "maxBytes": "5Gi" }, "container": "prosody" }),
+        ),
+        cluster(
+            json!({ "journal": { "size": "10Gi", "maxBytes": "8Gi" }, "link": { "answerTimeout": "1m30s" } }),
+        ),
         endpoint(json!({ "type": "SQLite" })),
         endpoint(json!({ "type": "PostgreSQL", "postgresql": database })),
     ];

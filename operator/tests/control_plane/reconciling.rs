@@ -17,7 +17,8 @@ use std::io::Read;
 
 fn sidecar(node: &str, hash: &str) -> SidecarStatus {
     let host = HostCoverage { name: "example.org".to_owned(), problem: None };
-    let endpoint = EndpointStatus { state: reason::CONNECTED.to_owned(), waiting: 3, ..EndpointStatus::default() };
+    let endpoint =
+        EndpointStatus { state: reason::CONNECTED.to_owned(), waiting: 3, ..EndpointStatus::default() };
     SidecarStatus {
         node: node.to_owned(),
         version: "test".to_owned(),
@@ -89,7 +90,8 @@ async fn a_cluster_is_ready_when_every_pod_is_recorded_and_then_nothing_is_writt
     until("an event tells it", || async {
         let events = world.api::<Event>().list(&ListParams::default()).await?;
         let told = |event: &Event| {
-            event.reason.as_deref() == Some(reason::PLUGIN_NOT_CONNECTED) && event.type_.as_deref() == Some("Warning")
+            event.reason.as_deref() == Some(reason::PLUGIN_NOT_CONNECTED)
+                && event.type_.as_deref() == Some("Warning")
         };
         Ok(events.iter().any(told).then_some(()))
     })
@@ -111,7 +113,9 @@ async fn the_archive_s_problem_is_told_by_endpoint_and_cluster() -> Result<()> {
     endpoint.state = reason::AUTHENTICATION_FAILED.to_owned();
     endpoint.message = "the database refuses the password".to_owned();
     world.sidecar(status).await?;
-    world.condition::<ArchiveEndpoint>("records", "Reachable", "False", reason::AUTHENTICATION_FAILED).await?;
+    world
+        .condition::<ArchiveEndpoint>("records", "Reachable", "False", reason::AUTHENTICATION_FAILED)
+        .await?;
     world.condition::<ArchiveEndpoint>("records", "Ready", "False", reason::AUTHENTICATION_FAILED).await?;
     world.condition::<XmppCluster>("chat", "Recording", "False", reason::AUTHENTICATION_FAILED).await?;
     let endpoint = world.api::<ArchiveEndpoint>().get("records").await?.status.context("a status")?;
@@ -160,7 +164,8 @@ async fn a_declaration_that_cannot_be_carried_out_leaves_the_last_good_configura
 async fn a_pod_that_slipped_through_is_told() -> Result<()> {
     let world = World::start("slipped").await?;
     // Made before it was labelled, so that the webhook was not asked.
-    let pod = json!({ "metadata": { "name": "old" }, "spec": { "containers": [{ "name": "a", "image": "a" }] } });
+    let pod =
+        json!({ "metadata": { "name": "old" }, "spec": { "containers": [{ "name": "a", "image": "a" }] } });
     world.create::<Pod>(pod).await?;
     let label = json!({ "metadata": { "labels": { "cartulary.dev/cluster": "chat" } } });
     world.api::<Pod>().patch("old", &PatchParams::default(), &Patch::Merge(label)).await?;
@@ -197,5 +202,8 @@ async fn deleting_leaves_the_journals_and_nothing_else_and_nothing_stuck() -> Re
 
     let namespaces = Api::<Namespace>::all(world.client.clone());
     namespaces.delete(&world.namespace, &DeleteParams::default()).await?;
-    until("the namespace is gone", || async { Ok(namespaces.get_opt(&world.namespace).await?.is_none().then_some(())) }).await
+    until("the namespace is gone", || async {
+        Ok(namespaces.get_opt(&world.namespace).await?.is_none().then_some(()))
+    })
+    .await
 }

@@ -45,7 +45,8 @@ impl ControlPlane {
         if let Some(plane) = running.upgrade() {
             return plane;
         }
-        let kubeconfig = harness(&["up", NAME, "--control-plane"]).expect("the test cluster: tests/cluster/setup makes it");
+        let kubeconfig = harness(&["up", NAME, "--control-plane"])
+            .expect("the test cluster: tests/cluster/setup makes it");
         let plane = Arc::new(Self { kubeconfig: kubeconfig.lines().last().unwrap_or_default().into() });
         *running = Arc::downgrade(&plane);
         plane
@@ -149,7 +150,11 @@ impl World {
     /// Creates an object.
     pub async fn create<K>(&self, object: Value) -> Result<K, kube::Error>
     where
-        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + Serialize + Debug,
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+            + Clone
+            + DeserializeOwned
+            + Serialize
+            + Debug,
     {
         let object: K = serde_json::from_value(object).expect("a manifest of this kind");
         self.api().create(&PostParams::default(), &object).await
@@ -215,14 +220,19 @@ impl World {
     /// Waits until the condition has the status and the reason.
     pub async fn condition<K>(&self, name: &str, kind: &str, status: &str, reason: &str) -> Result<()>
     where
-        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + Serialize + Debug,
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+            + Clone
+            + DeserializeOwned
+            + Serialize
+            + Debug,
     {
         let api = self.api::<K>();
         let last = Mutex::new(Value::Null);
         let reached = until("the condition", || async {
             let object = serde_json::to_value(api.get(name).await?)?;
             let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
-            let found = conditions.into_iter().find(|condition| condition["type"] == kind).unwrap_or_default();
+            let found =
+                conditions.into_iter().find(|condition| condition["type"] == kind).unwrap_or_default();
             let fits = found["status"] == status && found["reason"] == reason;
             *last.lock().unwrap_or_else(PoisonError::into_inner) = found;
             Ok(fits.then_some(()))
@@ -260,7 +270,10 @@ impl FakeSidecar {
     /// Waits until it was asked so many times more.
     pub async fn asked(&self, times: u64) -> Result<()> {
         let before = self.asked.load(Ordering::Relaxed);
-        until("it is asked", || async { Ok((self.asked.load(Ordering::Relaxed) >= before + times).then_some(())) }).await
+        until("it is asked", || async {
+            Ok((self.asked.load(Ordering::Relaxed) >= before + times).then_some(()))
+        })
+        .await
     }
 }
 
@@ -277,7 +290,10 @@ pub fn manifest(kind: &str, name: &str, spec: Value) -> Value {
 }
 
 /// Tries again until there is something, or the deadline has passed.
-pub async fn until<T, F: Future<Output = Result<Option<T>>>>(what: &str, mut attempt: impl FnMut() -> F) -> Result<T> {
+pub async fn until<T, F: Future<Output = Result<Option<T>>>>(
+    what: &str,
+    mut attempt: impl FnMut() -> F,
+) -> Result<T> {
     let begin = Instant::now();
     loop {
         let last = match attempt().await {
@@ -316,7 +332,9 @@ async fn install(client: &Client, namespace: &str, webhook_port: u16) -> Result<
     // The kinds first, so that the API server serves them by the time they are used.
     objects.sort_by_key(|object| object["kind"] != "CustomResourceDefinition");
     let discovery = Discovery::new(client.clone()).run().await?;
-    for mut object in objects.into_iter().filter(|object| object["kind"] != "Deployment" && object.is_object()) {
+    for mut object in
+        objects.into_iter().filter(|object| object["kind"] != "Deployment" && object.is_object())
+    {
         for webhook in object.get_mut("webhooks").and_then(Value::as_array_mut).into_iter().flatten() {
             let path = webhook["clientConfig"]["service"]["path"].as_str().unwrap_or_default().to_owned();
             webhook["clientConfig"] = json!({ "url": format!("https://127.0.0.1:{webhook_port}{path}") });
@@ -324,8 +342,10 @@ async fn install(client: &Client, namespace: &str, webhook_port: u16) -> Result<
         apply(client, &discovery, object).await?;
     }
     until("our kinds are served", || async {
-        let served = Api::<XmppCluster>::namespaced(client.clone(), namespace).list(&Default::default()).await;
-        let both = Api::<ArchiveEndpoint>::namespaced(client.clone(), namespace).list(&Default::default()).await;
+        let served =
+            Api::<XmppCluster>::namespaced(client.clone(), namespace).list(&Default::default()).await;
+        let both =
+            Api::<ArchiveEndpoint>::namespaced(client.clone(), namespace).list(&Default::default()).await;
         Ok((served.is_ok() && both.is_ok()).then_some(()))
     })
     .await
@@ -335,9 +355,12 @@ async fn apply(client: &Client, discovery: &Discovery, object: Value) -> Result<
     let object: DynamicObject = serde_json::from_value(object)?;
     let types = object.types.clone().context("a manifest has a kind")?;
     let kind = (&types).try_into().map_err(|_| anyhow::anyhow!("{types:?}"))?;
-    let (resource, capabilities): (ApiResource, _) = discovery.resolve_gvk(&kind).with_context(|| format!("{types:?}"))?;
+    let (resource, capabilities): (ApiResource, _) =
+        discovery.resolve_gvk(&kind).with_context(|| format!("{types:?}"))?;
     let api: Api<DynamicObject> = match (&capabilities.scope, object.namespace()) {
-        (kube::discovery::Scope::Namespaced, Some(namespace)) => Api::namespaced_with(client.clone(), &namespace, &resource),
+        (kube::discovery::Scope::Namespaced, Some(namespace)) => {
+            Api::namespaced_with(client.clone(), &namespace, &resource)
+        }
         _ => Api::all_with(client.clone(), &resource),
     };
     api.patch(&object.name_any(), &PatchParams::apply("helm").force(), &Patch::Apply(&object)).await?;
