@@ -44,8 +44,10 @@ fn main() -> ExitCode {
         Err(error) => error.exit(),
     };
     tracing_subscriber::fmt()
+        // A database driver's own lines may quote what was searched for.
         .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_env("CARTULARY_LOG").unwrap_or_else(|_| "error".into()),
+            tracing_subscriber::EnvFilter::try_from_env("CARTULARY_LOG")
+                .unwrap_or_else(|_| "error,sqlx=off".into()),
         )
         .with_writer(std::io::stderr)
         .init();
