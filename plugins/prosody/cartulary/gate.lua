@@ -16,6 +16,7 @@ local fanout = require "cartulary.fanout";
 local stanzas = require "cartulary.stanzas";
 local notices = require "cartulary.notices";
 local async = require "util.async";
+local timer = require "util.timer";
 local log = require "util.logger".init("cartulary");
 
 local hosts = prosody.hosts;
@@ -102,12 +103,35 @@ local function pose(held, stanza, origin, ingress, host)
 	return asked;
 end
 
+-- Prosody stops reading from a session that waits. When it reads on, 13.0 does not look for what LuaSocket had
+-- already taken from the kernel: nobody would, until the client sends more. So we do, for sessions that waited.
+local function read_on(conn)
+	if conn._wantread and conn.conn and conn.conn:dirty() then conn:onreadable(); end
+end
+
+local reading_on = setmetatable({}, { __mode = "k" }); -- runners that have it
+
+local function have_rest_read(runner)
+	if not runner or not runner.watchers or reading_on[runner] then return; end
+	reading_on[runner] = true;
+	local theirs = runner.watchers;
+	local ours = { ready = function (self, ...)
+		if theirs.ready then theirs.ready(self, ...); end
+		local conn = self.data and self.data.conn;
+		if conn and conn.onreadable and conn.conn and conn.conn:dirty() then
+			timer.add_task(0, function () read_on(conn); end);
+		end
+	end };
+	runner.watchers = setmetatable(ours, { __index = theirs });
+end
+
 local function hold(event, held, ingress, host)
 	if not held.stanza then pose(held, event.stanza, event.origin, ingress, host); end
 	if ingress == describe.CLIENT then ahead.ask(event.origin, event.stanza, pose); end
 	if not held.settled then
 		local wait, done = async.waiter();
 		held.wake = done;
+		have_rest_read(event.origin.thread);
 		wait();
 	end
 	if held.answer then return with_verdict(event, held, held.answer); end
