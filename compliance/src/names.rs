@@ -1,7 +1,7 @@
-//! The names others depend on: labels, annotations, condition types, reasons, events, alarms and metrics. Each is documented
-//! once, here, and never changes its meaning.
+//! The names others depend on: labels, condition types, reasons of conditions and events, and metrics. Each is documented
+//! once, here, and never changes its meaning. Reasons that only the operator gives are its own (`operator/src/reasons.rs`).
 
-/// Labels and annotations.
+/// Labels.
 pub mod label {
     /// On a pod: put it under compliance of the XMPPCluster with this name in its namespace.
     pub const CLUSTER: &str = "cartulary.dev/cluster";
@@ -26,7 +26,7 @@ pub mod condition {
     pub const REACHABLE: &str = "Reachable";
     /// The archive shares its fate with the XMPP server.
     pub const ARCHIVE_NOT_INDEPENDENT: &str = "ArchiveNotIndependent";
-    /// Something waits, was quarantined, or was delivered without a record.
+    /// Nothing is held up, rejected, damaged, or was delivered without a record.
     pub const RECORDING: &str = "Recording";
 }
 
