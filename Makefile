@@ -1,4 +1,4 @@
-# Everything a developer calls. Each target sets up what it needs by itself on Debian 12 with cargo, go, python and node, as root.
+# Everything a developer calls. Each target sets up what it needs by itself on Debian 12 with cargo, go and python, as root.
 # Downloads, tools and build results are kept outside the work tree, in CARTULARY_CACHE, so that a fresh clone is quick.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
