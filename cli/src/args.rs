@@ -114,7 +114,7 @@ pub struct SearchTerms {
     /// Before
     #[arg(long, value_name = "TIME", value_parser = time::parse, allow_hyphen_values = true)]
     pub until: Option<Timestamp>,
-    /// Body or subject contains this text (large and small letters alike)
+    /// Body, subject or XHTML contains this text (large and small letters alike)
     #[arg(long, value_name = "TEXT")]
     pub text: Option<String>,
     /// Stop after this many messages
@@ -167,7 +167,7 @@ pub struct DeadLettersArgs {
 /// What to do with dead letters.
 #[derive(Subcommand)]
 pub enum DeadLettersAction {
-    /// Show them: when, why, how large; never their text
+    /// Show them: which, when and why; never their text
     List(DeadLettersTarget),
     /// Offer them to their archive again
     Retry(DeadLettersTarget),

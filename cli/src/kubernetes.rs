@@ -120,7 +120,7 @@ impl Kubernetes {
             })
     }
 
-    /// Runs our binary in a pod's sidecar (needs `create` on `pods/exec`).
+    /// Runs our binary in a pod's sidecar. Needs `get` or `create` on `pods/exec`: which one depends on the version of Kubernetes.
     pub async fn run_in_sidecar(&self, pod: &Pod, command: &[String]) -> anyhow::Result<Remote> {
         sidecar_runs(pod)?;
         let api = Api::<Pod>::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
