@@ -2,9 +2,9 @@
 //!
 //! Pages follow record ids, so that a search can go on where it stopped. Deliveries and outcomes come with each message.
 
-use crate::endpoint::projection::{TEXTS, TIMES, INTS, UUIDS};
-use crate::endpoint::{Archive, ArchivedRecord, EndpointError};
 use crate::endpoint::Bind;
+use crate::endpoint::projection::{INTS, TEXTS, TIMES, UUIDS};
+use crate::endpoint::{Archive, ArchivedRecord, EndpointError};
 use crate::record::Kind;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -180,7 +180,8 @@ async fn outcomes(
 }
 
 fn told(record: &ArchivedRecord) -> Vec<Told> {
-    let at_micros = INTS.iter().position(|column| *column == TIMES[1]).and_then(|index| record.projection.ints[index]);
+    let at_micros =
+        INTS.iter().position(|column| *column == TIMES[1]).and_then(|index| record.projection.ints[index]);
     record
         .projection
         .outcomes

@@ -66,7 +66,9 @@ impl Place {
     /// Whatever somebody with all rights might do.
     async fn tamper(&self, sql: &str) {
         match self {
-            Self::Postgres(database) => database.superuser(&format!("SET search_path TO cartulary; {sql}")).await,
+            Self::Postgres(database) => {
+                database.superuser(&format!("SET search_path TO cartulary; {sql}")).await
+            }
             Self::Sqlite(path, _) => {
                 let url = format!("sqlite:{}", path.display());
                 let mut connection = SqliteConnection::connect(&url).await.expect("the file opens");
@@ -119,7 +121,10 @@ async fn another_record_under_the_same_id_is_a_conflict_and_not_a_repeat() {
         other.record.header.node = "elsewhere".to_owned();
         other.record.header_bytes = other.record.header.encode();
         let report = endpoint.write(&[other, records[2].clone(), records[3].clone()]).await.expect("written");
-        assert_eq!(report, WriteReport { inserted: 1, repeated: 1, conflicting: vec![records[1].record.header.id] });
+        assert_eq!(
+            report,
+            WriteReport { inserted: 1, repeated: 1, conflicting: vec![records[1].record.header.id] }
+        );
     }
 }
 
@@ -132,7 +137,10 @@ async fn a_streams_position_is_its_last_record() {
         assert_eq!(endpoint.position(stream).await.expect("asked"), None);
         endpoint.write(&records[..3]).await.expect("written");
         let last = &records[2].record;
-        assert_eq!(endpoint.position(stream).await.expect("asked"), Some((last.header.sequence, last.hash())));
+        assert_eq!(
+            endpoint.position(stream).await.expect("asked"),
+            Some((last.header.sequence, last.hash()))
+        );
     }
 }
 
@@ -179,7 +187,8 @@ async fn messages_are_found_by_person_conversation_room_time_and_text() {
     to_room.recipients[1].bare = "a@example.org".to_owned();
     let told = outcome(&first);
     let (early, late) = (first.seen_at_nanos / 1000, reply.seen_at_nanos / 1000);
-    kept.append(vec![draft(first, "Lunch 100%_?"), told, draft(reply, "yes"), draft(to_room, "hello all")]).await;
+    kept.append(vec![draft(first, "Lunch 100%_?"), told, draft(reply, "yes"), draft(to_room, "hello all")])
+        .await;
     let records = kept.waiting().await;
     let jid = |name: &str| Some(format!("{name}@example.org"));
     let cases: [(Filter, &[&str]); 9] = [
@@ -188,7 +197,10 @@ async fn messages_are_found_by_person_conversation_room_time_and_text() {
         (Filter { person: jid("a"), with: jid("b"), ..Filter::default() }, &["first", "reply"]),
         (Filter { room: Some("room@muc.example.org".to_owned()), ..Filter::default() }, &["room"]),
         (Filter { from_micros: Some(late), ..Filter::default() }, &["reply"]),
-        (Filter { from_micros: Some(early), until_micros: Some(late), ..Filter::default() }, &["first", "room"]),
+        (
+            Filter { from_micros: Some(early), until_micros: Some(late), ..Filter::default() },
+            &["first", "room"],
+        ),
         (Filter { text: Some("lunch 100%_".to_owned()), ..Filter::default() }, &["first"]),
         (Filter { text: Some("%".to_owned()), ..Filter::default() }, &["first"]),
         (Filter { person: jid("nobody"), ..Filter::default() }, &[]),
@@ -211,7 +223,9 @@ async fn messages_are_found_by_person_conversation_room_time_and_text() {
         assert_eq!((first.texts["body"].as_str(), first.texts["thread"].as_str()), ("Lunch 100%_?", "t1"));
         assert_eq!(first.deliveries[0].resources, ["phone", "dés\"k"]);
         assert_eq!((first.outcomes[0].result.as_str(), first.outcomes[0].resources.len()), ("delivered", 1));
-        assert!(serde_json::to_value(&first).expect("JSON")["stanza"].as_str().expect("plain").contains("Lunch"));
+        assert!(
+            serde_json::to_value(&first).expect("JSON")["stanza"].as_str().expect("plain").contains("Lunch")
+        );
     }
 }
 
@@ -225,11 +239,20 @@ async fn whatever_a_superuser_changes_is_found() {
         (hex::encode(forged.encode()), hex::encode(cartulary_archive::record::hash(&forged.encode())));
     let payload = |index: usize| format!("(SELECT id FROM record WHERE sequence = {})", at(index));
     let cases: Vec<(String, FindingKind)> = vec![
-        (format!("UPDATE record SET body = 'changed' WHERE sequence = {}", at(3)), FindingKind::ColumnChanged),
-        (format!("UPDATE record SET from_bare = 'x@example.org' WHERE sequence = {}", at(3)), FindingKind::ColumnChanged),
+        (
+            format!("UPDATE record SET body = 'changed' WHERE sequence = {}", at(3)),
+            FindingKind::ColumnChanged,
+        ),
+        (
+            format!("UPDATE record SET from_bare = 'x@example.org' WHERE sequence = {}", at(3)),
+            FindingKind::ColumnChanged,
+        ),
         ("UPDATE delivery SET bare = 'x@example.org'".to_owned(), FindingKind::ColumnChanged),
         ("DELETE FROM outcome".to_owned(), FindingKind::ColumnChanged),
-        (format!("UPDATE record SET header = '\\x{forged_header}' WHERE sequence = {}", at(3)), FindingKind::HeaderChanged),
+        (
+            format!("UPDATE record SET header = '\\x{forged_header}' WHERE sequence = {}", at(3)),
+            FindingKind::HeaderChanged,
+        ),
         (
             format!(
                 "UPDATE record SET header = '\\x{forged_header}', hash = '\\x{forged_hash}', node = 'elsewhere' WHERE sequence = {}",

@@ -65,7 +65,8 @@ impl Endpoint for Fake {
     async fn position(&mut self, stream: &StreamId) -> Result<Option<(u64, Hash)>, EndpointError> {
         self.check()?;
         let behaviour = self.lock();
-        let last = behaviour.taken.iter().rfind(|stored| stored.record.header.stream == *stream);
+        let taken = behaviour.taken.iter().filter(|stored| stored.record.header.stream == *stream);
+        let last = taken.max_by_key(|stored| stored.record.header.sequence);
         Ok(last.map(|stored| (stored.record.header.sequence, stored.record.hash())))
     }
 
@@ -76,7 +77,11 @@ impl Endpoint for Fake {
         if records.iter().filter_map(stanza_id).any(|id| behaviour.refused.contains(&id)) {
             return Err(EndpointError::Rejected { message: "the batch holds something odd".to_owned() });
         }
-        behaviour.taken.extend_from_slice(records);
+        for stored in records {
+            if !behaviour.taken.contains(stored) {
+                behaviour.taken.push(stored.clone());
+            }
+        }
         Ok(WriteReport { inserted: records.len() as u64, ..WriteReport::default() })
     }
 }

@@ -105,8 +105,13 @@ async fn a_writer_can_neither_change_nor_read_what_it_wrote() {
         "UPDATE cartulary.schema_version SET version = 2",
         "CREATE TABLE cartulary.mine ()",
     ] {
-        let error = sqlx::raw_sql(AssertSqlSafe(forbidden)).execute(&mut connection).await.expect_err(forbidden);
-        assert_eq!(error.as_database_error().and_then(|error| error.code()).as_deref(), Some("42501"), "{forbidden}");
+        let error =
+            sqlx::raw_sql(AssertSqlSafe(forbidden)).execute(&mut connection).await.expect_err(forbidden);
+        assert_eq!(
+            error.as_database_error().and_then(|error| error.code()).as_deref(),
+            Some("42501"),
+            "{forbidden}"
+        );
     }
 }
 

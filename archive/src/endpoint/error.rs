@@ -42,8 +42,9 @@ impl EndpointError {
     pub(super) fn address() -> Self {
         Self::Misconfigured {
             reason: reason::CONTRADICTION,
-            message: "the archive's address is neither postgres://user:password@host:port/database nor sqlite:path"
-                .to_owned(),
+            message:
+                "the archive's address is neither postgres://user:password@host:port/database nor sqlite:path"
+                    .to_owned(),
         }
     }
 
@@ -67,7 +68,9 @@ pub fn classify(place: &str, error: &sqlx::Error) -> EndpointError {
             reason::TLS_FAILED,
             format!("TLS with {place} failed, check its certificate and the configured authority: {inner}"),
         ),
-        sqlx::Error::Database(inner) if inner.try_downcast_ref::<sqlx::postgres::PgDatabaseError>().is_some() => {
+        sqlx::Error::Database(inner)
+            if inner.try_downcast_ref::<sqlx::postgres::PgDatabaseError>().is_some() =>
+        {
             postgres(place, inner.code().as_deref().unwrap_or(""), inner.message())
         }
         sqlx::Error::Database(inner) => sqlite(place, inner.code().as_deref().unwrap_or(""), inner.message()),
@@ -87,7 +90,9 @@ fn postgres(place: &str, code: &str, message: &str) -> EndpointError {
         "3D000" => (reason::DATABASE_MISSING, "has no such database: create it, then run cartulary migrate"),
         "42501" => (reason::PERMISSION_DENIED, "does not permit it: run cartulary migrate naming this role"),
         "42P01" | "3F000" => (reason::NOT_MIGRATED, "holds no archive: run cartulary migrate"),
-        "42703" | "42883" => (reason::UNKNOWN_SCHEMA, "holds an archive of another shape: run cartulary migrate"),
+        "42703" | "42883" => {
+            (reason::UNKNOWN_SCHEMA, "holds an archive of another shape: run cartulary migrate")
+        }
         _ if ["22", "23", "54"].iter().any(|class| code.starts_with(class)) => {
             return EndpointError::Rejected { message: format!("{message} ({code})") };
         }
@@ -98,7 +103,10 @@ fn postgres(place: &str, code: &str, message: &str) -> EndpointError {
 
 fn sqlite(place: &str, code: &str, message: &str) -> EndpointError {
     if message.starts_with("no such table") {
-        return EndpointError::misconfigured(reason::NOT_MIGRATED, format!("{place} holds no archive: {message}"));
+        return EndpointError::misconfigured(
+            reason::NOT_MIGRATED,
+            format!("{place} holds no archive: {message}"),
+        );
     }
     if message.starts_with("no such column") {
         return EndpointError::misconfigured(

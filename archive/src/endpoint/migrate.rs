@@ -14,7 +14,7 @@ const POSTGRES: [&str; 1] = [include_str!("../../migrations/postgres/0001.sql")]
 const SQLITE: [&str; 1] = [include_str!("../../migrations/sqlite/0001.sql")];
 
 /// Months for which partitions are made ahead.
-const MONTHS_AHEAD: i32 = 24;
+const MONTHS_AHEAD: i32 = 12;
 
 /// Database roles that get rights. They must exist.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -121,16 +121,18 @@ async fn execute(connection: &mut Connection, sql: String) -> Result<(), sqlx::E
 
 async fn version(connection: &mut Connection) -> Result<i64, sqlx::Error> {
     let exists = match connection {
-        Connection::Postgres(postgres) => {
-            sqlx::query("SELECT 1 FROM pg_tables WHERE schemaname = 'cartulary' AND tablename = 'schema_version'")
-                .fetch_optional(postgres)
+        Connection::Postgres(postgres) => sqlx::query(
+            "SELECT 1 FROM pg_tables WHERE schemaname = 'cartulary' AND tablename = 'schema_version'",
+        )
+        .fetch_optional(postgres)
+        .await?
+        .is_some(),
+        Connection::Sqlite(sqlite) => {
+            sqlx::query("SELECT 1 FROM sqlite_master WHERE name = 'schema_version'")
+                .fetch_optional(sqlite)
                 .await?
                 .is_some()
         }
-        Connection::Sqlite(sqlite) => sqlx::query("SELECT 1 FROM sqlite_master WHERE name = 'schema_version'")
-            .fetch_optional(sqlite)
-            .await?
-            .is_some(),
     };
     if exists { Ok(schema_version(connection).await?.unwrap_or(0)) } else { Ok(0) }
 }

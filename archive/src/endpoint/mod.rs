@@ -51,8 +51,10 @@ pub trait Endpoint: Send + 'static {
         stream: &StreamId,
     ) -> impl Future<Output = Result<Option<(u64, Hash)>, EndpointError>> + Send;
     /// Writes a batch, whole or not at all; returns when it is durable there.
-    fn write(&mut self, records: &[Stored])
-    -> impl Future<Output = Result<WriteReport, EndpointError>> + Send;
+    fn write(
+        &mut self,
+        records: &[Stored],
+    ) -> impl Future<Output = Result<WriteReport, EndpointError>> + Send;
 }
 
 /// A connection to either database.
@@ -97,7 +99,8 @@ impl Endpoint for SqlEndpoint {
 
     async fn position(&mut self, stream: &StreamId) -> Result<Option<(u64, Hash)>, EndpointError> {
         let place = self.target.place();
-        let found = rows::position(self.connected()?, stream).await.map_err(|error| classify(&place, &error))?;
+        let found =
+            rows::position(self.connected()?, stream).await.map_err(|error| classify(&place, &error))?;
         Ok(found.and_then(|(sequence, hash)| Some((u64::try_from(sequence).ok()?, hash.try_into().ok()?))))
     }
 
@@ -157,7 +160,10 @@ impl Archive {
     pub(crate) async fn freeze(&mut self) -> Result<(), EndpointError> {
         let result = match &mut self.connection {
             Connection::Postgres(postgres) => {
-                sqlx::raw_sql("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").execute(postgres).await.map(drop)
+                sqlx::raw_sql("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+                    .execute(postgres)
+                    .await
+                    .map(drop)
             }
             Connection::Sqlite(sqlite) => sqlx::raw_sql("BEGIN").execute(sqlite).await.map(drop),
         };

@@ -1,9 +1,9 @@
 //! PostgreSQL: one statement for each table and batch, arrays in binary.
 
+use super::WriteReport;
 use super::error::{EndpointError, classify};
 use super::projection::{INTS, Projection, TEXTS, TIMES, UUIDS, project};
 use super::rows::list_text;
-use super::WriteReport;
 use crate::journal::Stored;
 use crate::record::Form;
 use cartulary_compliance::names::reason;
@@ -18,7 +18,8 @@ const SESSION: &str = "SET search_path TO cartulary; SET TIME ZONE 'UTC'; \
     SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') IN ('off', 'local')";
 
 static INSERT_RECORDS: LazyLock<String> = LazyLock::new(|| {
-    let names: Vec<&str> = ["id", "header", "hash", "previous"].into_iter().chain(UUIDS).chain(INTS).chain(TEXTS).collect();
+    let names: Vec<&str> =
+        ["id", "header", "hash", "previous"].into_iter().chain(UUIDS).chain(INTS).chain(TEXTS).collect();
     let types = ["uuid", "bytea", "bytea", "bytea"]
         .into_iter()
         .chain([("uuid"); UUIDS.len()])
@@ -127,7 +128,9 @@ async fn insert_payloads(
 ) -> Result<(), sqlx::Error> {
     let rows: Vec<_> = fresh
         .iter()
-        .flat_map(|(stored, _)| stored.record.payloads.iter().map(|payload| (stored.record.header.id, payload)))
+        .flat_map(|(stored, _)| {
+            stored.record.payloads.iter().map(|payload| (stored.record.header.id, payload))
+        })
         .collect();
     if rows.is_empty() {
         return Ok(());
@@ -221,7 +224,9 @@ async fn compare(
     let old: Vec<&Stored> = records.iter().filter(|stored| !new.contains(&stored.record.header.id)).collect();
     let ids: Vec<Uuid> = old.iter().map(|stored| stored.record.header.id).collect();
     let mut hashes: HashMap<Uuid, Vec<u8>> = HashMap::new();
-    for row in sqlx::query("SELECT id, hash FROM record WHERE id = ANY($1)").bind(ids).fetch_all(connection).await? {
+    for row in
+        sqlx::query("SELECT id, hash FROM record WHERE id = ANY($1)").bind(ids).fetch_all(connection).await?
+    {
         hashes.insert(row.try_get(0)?, row.try_get(1)?);
     }
     for stored in old {

@@ -15,9 +15,30 @@ pub const INTS: [&str; 3] = ["sequence", "recorded_at", "seen_at"];
 pub const TIMES: [&str; 2] = ["recorded_at", "seen_at"];
 /// Columns of text.
 pub const TEXTS: [&str; 24] = [
-    "kind", "endpoint", "node", "cluster", "host", "ingress", "from_jid", "from_bare", "to_jid", "to_bare",
-    "target", "room", "type", "stanza_id", "origin_id", "action", "condition", "session", "direction", "thread",
-    "subject", "body", "html", "label",
+    "kind",
+    "endpoint",
+    "node",
+    "cluster",
+    "host",
+    "ingress",
+    "from_jid",
+    "from_bare",
+    "to_jid",
+    "to_bare",
+    "target",
+    "room",
+    "type",
+    "stanza_id",
+    "origin_id",
+    "action",
+    "condition",
+    "session",
+    "direction",
+    "thread",
+    "subject",
+    "body",
+    "html",
+    "label",
 ];
 /// The first of [`TEXTS`] that come from the payload.
 pub const FROM_PAYLOAD: usize = 19;
@@ -141,7 +162,8 @@ fn set_accepted(set: &mut impl FnMut(&str, Option<&str>), accepted: &Accepted) {
 }
 
 fn set_payload(set: &mut impl FnMut(&str, Option<&str>), payloads: &[Payload]) {
-    let plain = payloads.iter().find(|payload| payload.number == 1 && matches!(payload.form, Form::Plain { .. }));
+    let plain =
+        payloads.iter().find(|payload| payload.number == 1 && matches!(payload.form, Form::Plain { .. }));
     let Some(facts) = plain
         .and_then(|payload| std::str::from_utf8(&payload.bytes).ok())
         .and_then(|stanza| MessageFacts::parse(stanza).ok())

@@ -59,7 +59,11 @@ fn selected(postgres: bool, column: &str) -> String {
 fn select(postgres: bool, tail: &str) -> String {
     let columns: Vec<String> =
         UUIDS.iter().chain(&INTS).chain(&TEXTS).map(|column| selected(postgres, column)).collect();
-    format!("SELECT r.id, r.header, r.hash, r.previous, {} FROM record r {}", columns.join(", "), times(postgres, tail))
+    format!(
+        "SELECT r.id, r.header, r.hash, r.previous, {} FROM record r {}",
+        columns.join(", "),
+        times(postgres, tail)
+    )
 }
 
 /// Writes `{time:$1}` in a condition as the database compares times.
@@ -70,7 +74,9 @@ fn times(postgres: bool, tail: &str) -> String {
         let (value, after) = after.split_once('}').unwrap_or((after, ""));
         out.push_str(before);
         match postgres {
-            true => out.push_str(&format!("'epoch'::timestamptz + {value}::bigint * interval '1 microsecond'")),
+            true => {
+                out.push_str(&format!("'epoch'::timestamptz + {value}::bigint * interval '1 microsecond'"))
+            }
             false => out.push_str(value),
         }
         rest = after;

@@ -12,7 +12,8 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 static INSERT_RECORD: LazyLock<String> = LazyLock::new(|| {
-    let names: Vec<&str> = ["id", "header", "hash", "previous"].into_iter().chain(UUIDS).chain(INTS).chain(TEXTS).collect();
+    let names: Vec<&str> =
+        ["id", "header", "hash", "previous"].into_iter().chain(UUIDS).chain(INTS).chain(TEXTS).collect();
     let values: Vec<String> = (1..=names.len()).map(|index| format!("${index}")).collect();
     format!(
         "INSERT INTO record ({}) VALUES ({}) ON CONFLICT (id) DO NOTHING",
@@ -32,7 +33,10 @@ pub async fn open(path: &Path) -> Result<SqliteConnection, sqlx::Error> {
     SqliteConnection::connect_with(&options).await
 }
 
-pub async fn write(connection: &mut SqliteConnection, records: &[Stored]) -> Result<WriteReport, sqlx::Error> {
+pub async fn write(
+    connection: &mut SqliteConnection,
+    records: &[Stored],
+) -> Result<WriteReport, sqlx::Error> {
     let mut transaction = connection.begin().await?;
     let mut report = WriteReport::default();
     for stored in records {

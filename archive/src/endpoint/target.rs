@@ -32,7 +32,9 @@ impl Target {
         }
         let says_mode = url.contains("sslmode=") || url.contains("ssl-mode=");
         match PgConnectOptions::from_str(url) {
-            Ok(options) if says_mode || options.get_socket().is_some() => Ok(Self::Postgres(Box::new(options))),
+            Ok(options) if says_mode || options.get_socket().is_some() => {
+                Ok(Self::Postgres(Box::new(options)))
+            }
             Ok(options) => Ok(Self::Postgres(Box::new(options.ssl_mode(PgSslMode::VerifyFull)))),
             // The address holds a password: the error says what is wrong, not what it is.
             Err(_) => Err(EndpointError::address()),

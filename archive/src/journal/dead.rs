@@ -1,10 +1,10 @@
 //! Records that an endpoint refused alone: kept in files of their own until somebody has them tried again.
 
+use super::JournalError;
 use super::disk;
 use super::format::{Found, frame, parse};
 use super::recover::dead_prefix;
 use super::state::Shared;
-use super::JournalError;
 use crate::record::Record;
 use serde::Serialize;
 use std::io;

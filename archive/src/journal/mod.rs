@@ -278,8 +278,7 @@ impl JournalReader {
     /// waits. Damaged records are passed over; a gap record in their stream tells of them.
     pub async fn try_next(&mut self, records: usize, bytes: u64) -> Result<Vec<Stored>, JournalError> {
         let (endpoint, from) = (self.endpoint.clone(), self.next);
-        let batch =
-            self.journal.blocking(move |shared| shared.read(&endpoint, from, records, bytes)).await?;
+        let batch = self.journal.blocking(move |shared| shared.read(&endpoint, from, records, bytes)).await?;
         for gap in batch.gaps {
             let draft = Draft { body: Body::Gap(gap), payloads: Vec::new() };
             if let Err(error) = self.journal.append(&self.endpoint, vec![draft]).await {
@@ -317,14 +316,8 @@ fn open_on(
     let journal = found.journal.unwrap_or_else(Uuid::now_v7);
     let incarnation = Uuid::now_v7();
     let shared = Arc::new(Shared::new(disk, clock, options, journal, incarnation, found.state));
-    let mut writer = Writer::new(
-        Arc::clone(&shared),
-        found.ends,
-        found.gaps,
-        found.previous,
-        found.highest,
-        found.voids,
-    );
+    let mut writer =
+        Writer::new(Arc::clone(&shared), found.ends, found.gaps, found.previous, found.highest, found.voids);
     writer.start();
     Ok((shared, writer, found.report))
 }

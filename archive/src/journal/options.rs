@@ -71,9 +71,7 @@ impl Default for Limits {
 }
 
 /// A place in the journal: the end of a record, or the beginning of the next.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Position {
     /// Number of the segment.
     pub segment: u64,

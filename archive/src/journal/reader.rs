@@ -95,7 +95,11 @@ impl Shared {
     }
 
     /// Makes everything kept that follows `archived` wait again: the archive holds nothing after it.
-    pub fn rewind(&self, endpoint: &str, archived: Option<(Uuid, u64)>) -> Result<RewindReport, JournalError> {
+    pub fn rewind(
+        &self,
+        endpoint: &str,
+        archived: Option<(Uuid, u64)>,
+    ) -> Result<RewindReport, JournalError> {
         let cursor = self.state().endpoints.get(endpoint).map(|queue| queue.cursor).unwrap_or_default();
         let kept = self.kept(endpoint, cursor.position)?;
         let at = archived.and_then(|archived| {
@@ -125,12 +129,13 @@ impl Shared {
             self.state().segments.iter().map(|(number, segment)| (*number, segment.len)).collect();
         let mut kept = Vec::new();
         for (number, len) in segments.into_iter().filter(|(number, _)| *number <= until.segment) {
-            let bytes = match self.disk.open(&segment_name(number)).and_then(|file| disk::read(&*file, 0, len)) {
-                Ok(bytes) => bytes,
-                // Removed meanwhile, because it had been kept long enough.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(JournalError::Io { doing: "read a segment", error }),
-            };
+            let bytes =
+                match self.disk.open(&segment_name(number)).and_then(|file| disk::read(&*file, 0, len)) {
+                    Ok(bytes) => bytes,
+                    // Removed meanwhile, because it had been kept long enough.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    Err(error) => return Err(JournalError::Io { doing: "read a segment", error }),
+                };
             for (offset, len, stretch) in Scan::new(&bytes, RECORDS_AT as usize) {
                 let Stretch::Record(record) = stretch else { continue };
                 let Header { stream, sequence, recorded_at_nanos, .. } = &record.header;
@@ -150,9 +155,8 @@ impl Shared {
                     };
                     let predecessor = match &record.header.content {
                         Content::Open(open) => open.predecessor,
-                        Content::Body(Body::Accepted(_) | Body::Outcome(_) | Body::Gap(_)) | Content::Close => {
-                            None
-                        }
+                        Content::Body(Body::Accepted(_) | Body::Outcome(_) | Body::Gap(_))
+                        | Content::Close => None,
                     };
                     kept.push(Kept { entry, end, predecessor });
                 }

@@ -2,9 +2,7 @@
 
 use super::disk::{self, Disk};
 use super::format::{RECORDS_AT, Scan, SegmentHeader, SegmentStart, Stretch};
-use super::state::{
-    Cursor, Entry, State, Tip, escape, segment_name, segment_number, unescape,
-};
+use super::state::{Cursor, Entry, State, Tip, escape, segment_name, segment_number, unescape};
 use super::{JournalError, Limits, Position, Recovery};
 use crate::record::{Body, Content, Gap, GapReason, Header, StreamEnd, hash};
 use std::collections::{BTreeMap, BTreeSet};
@@ -104,7 +102,9 @@ pub fn recover(disk: &dyn Disk, limits: Limits) -> Result<Recovered, JournalErro
     // An endpoint whose newest records are confirmed and gone is known from its cursor.
     for (endpoint, endpoint_state) in &state.endpoints {
         let newest = reading.ends.get(endpoint).map(|tip| tip.position);
-        if let Some(tip) = endpoint_state.cursor.tip.filter(|tip| newest.is_none_or(|newest| newest < tip.position)) {
+        if let Some(tip) =
+            endpoint_state.cursor.tip.filter(|tip| newest.is_none_or(|newest| newest < tip.position))
+        {
             reading.ends.insert(endpoint.clone(), tip);
         }
     }
@@ -124,7 +124,12 @@ pub fn recover(disk: &dyn Disk, limits: Limits) -> Result<Recovered, JournalErro
     });
     let highest = confirmed.map(|position| position.segment).chain(numbers).max().unwrap_or(0);
     Ok(Recovered {
-        journal: valid.segments.iter().rev().find_map(|(_, _, header)| Some(header.as_ref()?.journal)).or(journal),
+        journal: valid
+            .segments
+            .iter()
+            .rev()
+            .find_map(|(_, _, header)| Some(header.as_ref()?.journal))
+            .or(journal),
         state,
         ends: reading.ends.into_iter().map(|(endpoint, tip)| (endpoint, tip.end)).collect(),
         gaps,
@@ -430,7 +435,9 @@ fn possibly_lost(reading: &Reading, state: &State, at: Position) -> Vec<Lost> {
         }
         let next = match (reading.streams.get(&(endpoint.clone(), incarnation)), endpoint_state.cursor.tip) {
             (Some(seen), _) if !seen.closed && seen.position <= at => seen.next,
-            (None, Some(tip)) if tip.end.incarnation == incarnation && tip.position <= at => tip.end.sequence + 1,
+            (None, Some(tip)) if tip.end.incarnation == incarnation && tip.position <= at => {
+                tip.end.sequence + 1
+            }
             _ => continue,
         };
         lost.push(Lost { endpoint: endpoint.clone(), incarnation, first: next, last: next });

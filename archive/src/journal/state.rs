@@ -110,7 +110,8 @@ impl EndpointState {
 
     /// Whether `records` of `bytes` more fit.
     pub fn fits(&self, limit: QueueLimit, records: u64, bytes: u64) -> bool {
-        self.waiting.len() as u64 + records <= limit.max_records && self.waiting_bytes + bytes <= limit.max_bytes
+        self.waiting.len() as u64 + records <= limit.max_records
+            && self.waiting_bytes + bytes <= limit.max_bytes
     }
 
     fn confirm(&mut self, cursor: Cursor) {
@@ -180,7 +181,8 @@ impl Shared {
         let state = state.endpoints.entry(endpoint.to_owned()).or_default();
         state.cursor = cursor;
         let first = state.waiting.front().map(Entry::start);
-        for entry in entries.into_iter().rev().filter(|entry| first.is_none_or(|first| entry.start() < first)) {
+        for entry in entries.into_iter().rev().filter(|entry| first.is_none_or(|first| entry.start() < first))
+        {
             state.waiting_bytes += u64::from(entry.len);
             state.waiting.push_front(entry);
         }

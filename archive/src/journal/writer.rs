@@ -220,7 +220,8 @@ impl Writer {
         let before = (batch.bytes.len(), batch.entries.len(), batch.streams.get(&endpoint).copied());
         let appended = self.encode(batch, place, &endpoint, drafts);
         let added = (batch.bytes.len() - before.0) as u64;
-        let largest = batch.entries[before.1..].iter().map(|(_, entry)| entry.len as usize).max().unwrap_or(0);
+        let largest =
+            batch.entries[before.1..].iter().map(|(_, entry)| entry.len as usize).max().unwrap_or(0);
         let verdict = if largest > MAX_FRAME {
             Err(AppendError::TooLarge { bytes: largest, limit: MAX_FRAME })
         } else if exempt {

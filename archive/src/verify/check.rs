@@ -82,7 +82,9 @@ impl Checker {
         for missing in std::mem::take(&mut self.missing) {
             for (first, last) in self.uncovered(&missing) {
                 let count = last - first + 1;
-                let message = format!("{count} record(s) from {first} to {last} are missing and no gap record says why");
+                let message = format!(
+                    "{count} record(s) from {first} to {last} are missing and no gap record says why"
+                );
                 self.push(FindingKind::RecordsMissing, &missing.stream, Some(first), None, message);
             }
         }
@@ -102,7 +104,9 @@ impl Checker {
         let (records, streams) = (self.records, self.streams.len() as u64);
         let found = self.findings.len() as u64 + self.more_findings;
         let sentence = if found == 0 {
-            format!("consistent, completeness not proven: {records} record(s) in {streams} stream(s), no anchors")
+            format!(
+                "consistent, completeness not proven: {records} record(s) in {streams} stream(s), no anchors"
+            )
         } else {
             format!("not consistent: {found} finding(s) in {records} record(s) of {streams} stream(s)")
         };
@@ -152,8 +156,12 @@ impl Checker {
                 Some((kept, _)) if kept.bytes.is_none() => {
                     found(FindingKind::PayloadMissing, format!("its payload {number} was erased"), self);
                 }
-                Some(_) => found(FindingKind::PayloadChanged, format!("its payload {number} was changed"), self),
-                None => found(FindingKind::PayloadMissing, format!("its payload {number} is not there"), self),
+                Some(_) => {
+                    found(FindingKind::PayloadChanged, format!("its payload {number} was changed"), self)
+                }
+                None => {
+                    found(FindingKind::PayloadMissing, format!("its payload {number} is not there"), self)
+                }
             }
         }
         for kept in &record.payloads {
@@ -179,7 +187,8 @@ impl Checker {
             names.push("previous");
         }
         if !names.is_empty() {
-            let message = format!("it was changed in {}, which differs from its header or payload", names.join(", "));
+            let message =
+                format!("it was changed in {}, which differs from its header or payload", names.join(", "));
             self.find(FindingKind::ColumnChanged, &header.stream, Some(header.sequence), record.id, &message);
         }
     }
@@ -198,7 +207,8 @@ impl Checker {
                     let (first, last) = (seen.last + 1, sequence - 1);
                     self.missing.push(Missing { stream: stream.clone(), first, last });
                 } else if !seen.hashes.contains(&header.previous) {
-                    let message = "it does not follow the record before it: one of them was changed or put in";
+                    let message =
+                        "it does not follow the record before it: one of them was changed or put in";
                     findings.push((FindingKind::ChainBroken, message.to_owned()));
                 }
                 if seen.closed {
@@ -210,7 +220,8 @@ impl Checker {
                 self.missing.push(Missing { stream: stream.clone(), first: 0, last: sequence - 1 });
             }
             None if !matches!(header.content, Content::Open(_)) || header.previous != [0; 32] => {
-                findings.push((FindingKind::ChainBroken, "it begins a stream and is no open record".to_owned()));
+                findings
+                    .push((FindingKind::ChainBroken, "it begins a stream and is no open record".to_owned()));
             }
             None => {}
         }
@@ -236,7 +247,9 @@ impl Checker {
                         "it and incarnation {other} both follow incarnation {}: a volume was restored from a copy",
                         end.incarnation
                     ),
-                    None => format!("it and incarnation {other} both begin the journal: a volume was restored from a copy"),
+                    None => format!(
+                        "it and incarnation {other} both begin the journal: a volume was restored from a copy"
+                    ),
                 };
                 self.push(FindingKind::Fork, stream, Some(0), None, message);
             } else {

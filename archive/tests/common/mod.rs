@@ -5,9 +5,7 @@
 pub mod postgres;
 
 use cartulary_archive::journal::{Journal, JournalOptions, Stored, system_clock};
-use cartulary_archive::record::{
-    Accepted, ActionCode, Body, Draft, Outcome, RecipientEntry, new_event_id,
-};
+use cartulary_archive::record::{Accepted, ActionCode, Body, Draft, Outcome, RecipientEntry, new_event_id};
 use cartulary_compliance::direction::Direction;
 use cartulary_compliance::link::{Delivery, DeliveryResult, Ingress, Target};
 use std::time::Duration;

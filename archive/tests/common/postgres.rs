@@ -57,14 +57,22 @@ impl Server {
         }
         let data = home.join("data");
         let made = as_server(&bin.join("initdb"))
-            .args(["--no-sync", "--encoding=UTF8", "--locale=C.UTF-8", "--auth=scram-sha-256", "-U", SUPERUSER])
+            .args([
+                "--no-sync",
+                "--encoding=UTF8",
+                "--locale=C.UTF-8",
+                "--auth=scram-sha-256",
+                "-U",
+                SUPERUSER,
+            ])
             .arg(format!("--pwfile={}", dir.path().join("password").display()))
             .arg("-D")
             .arg(&data)
             .output()
             .expect("initdb can be started");
         assert!(made.status.success(), "initdb failed: {}", String::from_utf8_lossy(&made.stderr));
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port();
+        let port =
+            TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port();
         let child = as_server(&bin.join("postgres"))
             .arg("-D")
             .arg(&data)
@@ -82,14 +90,11 @@ impl Server {
 
     fn wait(&mut self) {
         for _ in 0..600 {
-            let ready = Command::new(binaries().join("pg_isready"))
-                .args(["-q", "-h", "127.0.0.1", "-p", &self.port.to_string()])
-                .status();
-            if ready.is_ok_and(|status| status.success()) {
+            let log = std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
+            if log.contains("ready to accept connections") {
                 return;
             }
             if let Ok(Some(status)) = self.child.try_wait() {
-                let log = std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
                 panic!("postgres ended with {status}: {log}");
             }
             std::thread::sleep(Duration::from_millis(100));
@@ -144,7 +149,10 @@ impl Database {
     }
 
     pub fn target(&self, config: PostgreSql) -> cartulary_archive::endpoint::Target {
-        cartulary_archive::endpoint::Target::from_config(&EndpointTarget::PostgreSql(config), Path::new("/unused"))
+        cartulary_archive::endpoint::Target::from_config(
+            &EndpointTarget::PostgreSql(config),
+            Path::new("/unused"),
+        )
     }
 
     pub fn owner(&self) -> cartulary_archive::endpoint::Target {
@@ -162,7 +170,10 @@ impl Database {
     /// Runs SQL as the superuser.
     pub async fn superuser(&self, sql: &str) {
         let mut connection = self.server.superuser(&self.name).await;
-        sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut connection).await.expect("the superuser may");
+        sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))
+            .execute(&mut connection)
+            .await
+            .expect("the superuser may");
     }
 }
 
@@ -172,12 +183,17 @@ fn binaries() -> PathBuf {
         .flat_map(|path| std::env::split_paths(&path).collect::<Vec<_>>())
         .find(|dir| dir.join("initdb").exists());
     let installed = || {
-        let mut versions: Vec<PathBuf> =
-            std::fs::read_dir("/usr/lib/postgresql").ok()?.flatten().map(|entry| entry.path().join("bin")).collect();
+        let mut versions: Vec<PathBuf> = std::fs::read_dir("/usr/lib/postgresql")
+            .ok()?
+            .flatten()
+            .map(|entry| entry.path().join("bin"))
+            .collect();
         versions.sort();
         versions.into_iter().rev().find(|dir| dir.join("initdb").exists())
     };
-    on_path.or_else(installed).expect("PostgreSQL is needed: apt-get install postgresql, or put initdb on PATH")
+    on_path
+        .or_else(installed)
+        .expect("PostgreSQL is needed: apt-get install postgresql, or put initdb on PATH")
 }
 
 fn is_root() -> bool {

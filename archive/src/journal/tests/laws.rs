@@ -1,7 +1,7 @@
 //! Laws with a name of their own; the first three were found by schedules.
 
-use super::simdisk::SimDisk;
 use super::schedules::archived;
+use super::simdisk::SimDisk;
 use super::{Bench, draft, options};
 use crate::journal::state::segment_name;
 use crate::journal::{AppendError, Journal, JournalError, JournalOptions, Limits, Stored, system_clock};
@@ -141,14 +141,27 @@ fn a_damaged_segment_header_costs_nothing() {
 fn an_unfinished_write_is_cut_off_and_told() {
     let disk = SimDisk::new(7);
     let mut bench = Bench::open(&disk, options()).expect("open");
-    let end = bench.append("main", &["1", "2"]).expect("append")[1].position;
+    let last = bench.append("main", &["1", "2"]).expect("append")[0].position;
     drop(bench);
-    disk.damage(&segment_name(end.segment), end.offset - 5, b"\0\0\0\0\0");
-    // Payload bytes at the end: the header is whole, so it is known what is missing.
+    disk.damage(&segment_name(last.segment), last.offset + 30, &[0; 8]);
     let bench = Bench::open(&disk, options()).expect("open");
     assert_eq!(bench.waiting_texts("main"), ["1"]);
-    assert_eq!(gaps(&bench.waiting("main")).len(), 1);
-    assert!(!bench.recovery.notes.is_empty());
+    assert!(bench.recovery.torn_bytes > 0);
+    assert!(bench.recovery.notes[0].contains("cut off"), "{:?}", bench.recovery.notes);
+    // The bytes are kept aside all the same: a damaged last record looks like this too.
+    assert_eq!(disk.names("quarantine-").len(), 1);
+}
+
+#[test]
+fn a_record_whose_payload_is_damaged_is_named_in_a_gap_even_at_the_end() {
+    let disk = SimDisk::new(13);
+    let mut bench = Bench::open(&disk, options()).expect("open");
+    let end = bench.append("main", &["1", "2"]).expect("append")[1].position;
+    drop(bench);
+    disk.damage(&segment_name(end.segment), end.offset - 5, &[0; 5]);
+    let bench = Bench::open(&disk, options()).expect("open");
+    assert_eq!(bench.waiting_texts("main"), ["1"]);
+    assert_eq!(gaps(&bench.waiting("main"))[0].first, Some(2));
 }
 
 #[test]

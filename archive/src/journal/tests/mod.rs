@@ -32,7 +32,10 @@ pub fn draft(text: &str) -> Draft {
         session: None,
         exceptions: Vec::new(),
     };
-    Draft { body: Body::Accepted(accepted), payloads: vec![(1, format!("<message>{text}</message>").into_bytes())] }
+    Draft {
+        body: Body::Accepted(accepted),
+        payloads: vec![(1, format!("<message>{text}</message>").into_bytes())],
+    }
 }
 
 /// The text [`draft`] was made with.

@@ -162,6 +162,11 @@ impl SimDisk {
         state.inodes[inode].cached = state.inodes[inode].durable.clone();
     }
 
+    /// Files whose names begin so.
+    pub fn names(&self, prefix: &str) -> Vec<String> {
+        self.lock().names.keys().filter(|name| name.starts_with(prefix)).cloned().collect()
+    }
+
     /// A copy of everything durable, as a volume's snapshot is.
     pub fn snapshot(&self, seed: u64) -> Arc<Self> {
         let copy = Self::new(seed);
