@@ -5,6 +5,7 @@ use crate::args::KubeArgs;
 use anyhow::{Context, anyhow, bail};
 use cartulary_compliance::names::{ADMIN_PORT, SIDECAR_CONTAINER, label};
 use cartulary_compliance::status::SidecarStatus;
+use cartulary_crds::{GROUP, VERSION};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 use kube::api::{Api, ApiResource, AttachParams, DynamicObject, GroupVersionKind, ListParams};
@@ -152,7 +153,7 @@ impl Kubernetes {
     }
 
     fn ours(&self, kind: &str, everywhere: bool) -> Api<DynamicObject> {
-        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("cartulary.dev", "v1alpha1", kind));
+        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(GROUP, VERSION, kind));
         if everywhere {
             Api::all_with(self.client.clone(), &resource)
         } else {

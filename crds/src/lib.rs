@@ -27,6 +27,8 @@ use kube::CustomResourceExt;
 
 /// The API group of every kind.
 pub const GROUP: &str = "cartulary.dev";
+/// The version of every kind.
+pub const VERSION: &str = "v1alpha1";
 
 /// Every kind's definition, in the order in which they are best read.
 #[must_use]
