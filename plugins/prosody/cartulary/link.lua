@@ -104,7 +104,10 @@ on_frame[wire.WELCOME] = function (_, body)
 	end
 	alone.delivered = alone.delivered - told.delivered;
 	alone.refused = alone.refused - told.refused;
-	if alone.delivered + alone.refused == 0 then alone.since = 0; end
+	-- What was counted meanwhile is a report of its own: under the time of the one just confirmed the sidecar
+	-- would take it for that one repeated, and count nothing.
+	local rest = alone.delivered + alone.refused > 0;
+	alone.since = rest and math.max(math.floor(time.now() * 1e6), alone.since + 1) or 0;
 	told.delivered, told.refused = 0, 0;
 	retry_delay = FIRST_RETRY;
 	log("info", "Linked to sidecar %s, protocol %s", welcome.version or "of unknown version", tostring(welcome.protocol));
