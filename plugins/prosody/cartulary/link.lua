@@ -1,7 +1,8 @@
 -- The plugin's end of the event link: one Unix socket to the sidecar, questions and their answers.
 --
 -- Invariants: a question is settled exactly once: by its answer, by the time limit, or at once when
--- the link goes. `waiting` never exceeds the settings' max_waiting. Settings outlive the link.
+-- the link goes. `waiting` never exceeds the settings' max_waiting. Large messages that the sidecar does not
+-- take are refused one by one and never cost the link. Settings outlive the link.
 -- What it does not do: decide. Callers decide what an unanswered question means, and count it here.
 
 local wire = require "cartulary.wire";
@@ -12,6 +13,9 @@ local log = require "util.logger".init("cartulary");
 
 local FIRST_RETRY, LAST_RETRY = 0.1, 2; -- seconds
 local TICK = 0.25; -- seconds; how coarse the time limit of an answer is
+-- Bytes unsent, above which nothing is asked. The server's own limit (32 MiB) would close the connection, and
+-- so take from everybody what one sender's large messages have filled.
+local MAX_UNSENT = 16 * 1024 * 1024;
 
 local link = {
 	path = os.getenv("CARTULARY_LINK") or "/run/cartulary/link.sock";
@@ -66,6 +70,9 @@ function link.ask(question, body)
 	if not link.ready then return nil, "no link"; end
 	if link.waiting >= link.settings.max_waiting then return nil, "too many waiting"; end
 	if not wire.fits(body) then return nil, "the stanza is too long"; end
+	-- Text or a buffer; other backends of the server than its usual one keep it elsewhere.
+	local unsent = conn.writebuffer;
+	if unsent and #unsent > 0 and #unsent + #body > MAX_UNSENT then return nil, "too much is waiting"; end
 	local id = next_id;
 	next_id = id + 1;
 	question.asked = time.monotonic();

@@ -23,6 +23,9 @@ local function greet(counts) told = { delivered = counts.delivered, refused = co
 
 local function receive(kind, body) listener.onincoming(conn, wire.frame(kind, 0, body)); end
 local function welcome() receive(wire.WELCOME, wire.u16(1, 1)); end
+local function settings(max_waiting)
+	receive(wire.SETTINGS, wire.u8(1, 1)..string.pack(">I2I4I4I2I4I4I2I4i8", 2, 4, 1000, 3, 4, max_waiting, 4, 8, 1));
+end
 
 local tests = {};
 
@@ -48,6 +51,21 @@ function tests.each_message_delivered_alone_is_reported_however_hellos_and_welco
 	welcome();
 	link.announce();
 	assert(told.delivered == 0 and told.since == 0);
+end
+
+function tests.large_messages_that_wait_to_be_sent_are_refused_and_do_not_fill_the_connection()
+	settings(100);
+	local question = { done = function () end };
+	conn.writebuffer = ("x"):rep(16 * 1024 * 1024);
+	local asked, why = link.ask(question, "small");
+	assert(not asked and why == "too much is waiting" and link.waiting == 0);
+	for _, unsent in ipairs { "", "some" } do
+		conn.writebuffer = unsent;
+		assert(link.ask(question, "small"));
+	end
+	conn.writebuffer = nil;
+	assert(link.ask(question, ("x"):rep(16 * 1024 * 1024 - 9)), "one alone always goes");
+	assert(link.waiting == 3);
 end
 
 link.start(greet);
