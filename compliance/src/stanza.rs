@@ -6,7 +6,7 @@
 //! length, and no recursion can exhaust the stack.
 
 use minidom::rxml::error::EndOrError;
-use minidom::rxml::{Parse, RawEvent, RawParser};
+use minidom::rxml::{Options, Parse, RawEvent, RawParser, WithOptions};
 use std::collections::BTreeMap;
 
 const CLIENT: &str = "jabber:client";
@@ -14,6 +14,8 @@ const SERVER: &str = "jabber:server";
 const STANZA_IDS: &str = "urn:xmpp:sid:0";
 const XHTML_IM: &str = "http://jabber.org/protocol/xhtml-im";
 const SECURITY_LABEL: &str = "urn:xmpp:sec-label:0";
+/// What the parser needs for references, however short the stanza is.
+const MIN_TOKEN: usize = 64;
 /// Depth down to which namespaces are looked at: message, its children, and their children.
 const DEPTH: usize = 3;
 
@@ -52,7 +54,10 @@ pub enum StanzaError {
 impl MessageFacts {
     /// Reads the facts off a serialised stanza. Its namespace may be `jabber:client`, `jabber:server`, or left out.
     pub fn parse(stanza: &str) -> Result<Self, StanzaError> {
-        let mut parser = RawParser::new();
+        // The parser's own limit for names and attributes is smaller than what servers pass on, and a stanza that is not read is
+        // not found by its text. No part is longer than the whole.
+        let options = Options { max_token_length: stanza.len().max(MIN_TOKEN), ..Options::default() };
+        let mut parser = RawParser::with_options(options);
         let mut reader = Reader::new(stanza);
         let mut rest = stanza.as_bytes();
         loop {
@@ -311,6 +316,29 @@ mod tests {
     fn a_body_at_the_size_limit_is_read_whole() {
         let text = "\u{1F600}".repeat(1 << 18);
         assert_eq!(parse(&format!("<message><body>{text}</body></message>")).body, Some(text));
+    }
+
+    #[test]
+    fn no_attribute_or_name_is_too_long_to_find_the_body_beside_it() {
+        let long = "x".repeat(200_000);
+        for beside in
+            [format!("<a b='{long}'/>"), format!("<{long}/>"), format!("<a {long}='b'/>"), format!("<a xmlns='{long}'/>")]
+        {
+            for stanza in [
+                format!("<message>{beside}<body>b &amp; c</body></message>"),
+                format!("<message id='{long}'><body>b &amp; c</body>{beside}</message>"),
+            ] {
+                assert_eq!(parse(&stanza).body.as_deref(), Some("b & c"));
+            }
+        }
+    }
+
+    #[test]
+    fn every_character_that_xml_allows_is_read_as_text_and_in_attributes() {
+        let allowed = |c: &char| !matches!(c, '\0'..='\u{8}' | '\u{b}' | '\u{c}' | '\u{e}'..='\u{1f}' | '\u{fffe}' | '\u{ffff}');
+        let all: String = ('\0'..=char::MAX).filter(allowed).filter(|c| !"<&>'\r".contains(*c)).collect();
+        let facts = parse(&format!("<message id='{all}'><body>{all}</body></message>"));
+        assert_eq!(facts.body.as_ref(), Some(&all));
     }
 
     #[test]
