@@ -31,8 +31,15 @@ impl Pair {
     /// Logs both in.
     pub async fn connect(server: SocketAddr, from: &str, to: &str) -> Result<Self> {
         let target = format!("{to}@{DOMAIN}/bench");
-        let message = format!("<message to='{target}' type='chat' id='bench'><body>{TEXT}</body></message>").into_bytes();
-        Ok(Self { from: login(server, from).await?, to: login(server, to).await?, message, rest: Vec::new(), errors: vec![0; 4096] })
+        let message = format!("<message to='{target}' type='chat' id='bench'><body>{TEXT}</body></message>")
+            .into_bytes();
+        Ok(Self {
+            from: login(server, from).await?,
+            to: login(server, to).await?,
+            message,
+            rest: Vec::new(),
+            errors: vec![0; 4096],
+        })
     }
 
     /// Sends until `until` with `in_flight` messages always under way; returns how many arrived.
@@ -72,7 +79,11 @@ impl Pair {
         ensure!(count > 0, "the server closed a stream");
         self.rest.extend_from_slice(&buffer[..count]);
         let found = self.rest.windows(END.len()).filter(|window| *window == END).count();
-        let keep = self.rest.windows(END.len()).rposition(|w| w == END).map_or(self.rest.len().saturating_sub(END.len() - 1), |at| at + END.len());
+        let keep = self
+            .rest
+            .windows(END.len())
+            .rposition(|w| w == END)
+            .map_or(self.rest.len().saturating_sub(END.len() - 1), |at| at + END.len());
         self.rest.drain(..keep);
         Ok(found)
     }
@@ -82,7 +93,9 @@ impl Pair {
 async fn login(server: SocketAddr, user: &str) -> Result<TcpStream> {
     let mut socket = TcpStream::connect(server).await?;
     socket.set_nodelay(true)?;
-    let header = format!("<stream:stream to='{DOMAIN}' version='1.0' xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams'>");
+    let header = format!(
+        "<stream:stream to='{DOMAIN}' version='1.0' xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams'>"
+    );
     let secret = base64(format!("\0{user}\0{PASSWORD}").as_bytes());
     for (say, expect) in [
         (header.clone(), "</stream:features>"),
@@ -107,7 +120,8 @@ fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut out = String::new();
     for chunk in bytes.chunks(3) {
-        let word = chunk.iter().fold(0_u32, |word, byte| word << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
+        let word =
+            chunk.iter().fold(0_u32, |word, byte| word << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
         for place in 0..4 {
             let digit = ALPHABET[(word >> (18 - 6 * place) & 63) as usize] as char;
             out.push(if place <= chunk.len() { digit } else { '=' });
@@ -118,7 +132,11 @@ fn base64(bytes: &[u8]) -> String {
 
 /// Lets `count` records wait for a stopped archive and measures how fast they drain, and how fast PostgreSQL takes the same rows
 /// by COPY into tables with the same indexes. Records a second, both.
-pub async fn drain_and_copy(postgres: &mut Postgres, sidecar: &mut Sidecar, count: usize) -> Result<(f64, f64)> {
+pub async fn drain_and_copy(
+    postgres: &mut Postgres,
+    sidecar: &mut Sidecar,
+    count: usize,
+) -> Result<(f64, f64)> {
     sidecar.drained().await?;
     let mut link = RawLink::greeted(&sidecar.link(), &[DOMAIN]).await?;
     let before = sidecar.status().await?.endpoints.values().map(|e| e.archived).sum::<u64>();
@@ -158,15 +176,25 @@ pub async fn drain_and_copy(postgres: &mut Postgres, sidecar: &mut Sidecar, coun
     let mut connection = postgres.connect(DATABASE).await?;
     let mut rows = 0;
     let mut elapsed = Duration::ZERO;
-    for (table, key) in [("record", "id"), ("payload", "record_id"), ("delivery", "record_id"), ("outcome", "record_id")] {
+    for (table, key) in
+        [("record", "id"), ("payload", "record_id"), ("delivery", "record_id"), ("outcome", "record_id")]
+    {
         // On a path of its own, in the server's folder, which its user may write.
         let file = postgres.socket_dir().join(format!("{table}.copy"));
         let file = file.to_str().context("a path in UTF-8")?;
-        connection.execute(sqlx::AssertSqlSafe(format!("CREATE TABLE copy_{table} (LIKE cartulary.{table} INCLUDING ALL)"))).await?;
-        let out = format!("COPY (SELECT * FROM cartulary.{table} WHERE {key} > '{last}') TO '{file}' (FORMAT binary)");
+        connection
+            .execute(sqlx::AssertSqlSafe(format!(
+                "CREATE TABLE copy_{table} (LIKE cartulary.{table} INCLUDING ALL)"
+            )))
+            .await?;
+        let out = format!(
+            "COPY (SELECT * FROM cartulary.{table} WHERE {key} > '{last}') TO '{file}' (FORMAT binary)"
+        );
         connection.execute(sqlx::AssertSqlSafe(out)).await?;
         let begin = Instant::now();
-        let copied = connection.execute(sqlx::AssertSqlSafe(format!("COPY copy_{table} FROM '{file}' (FORMAT binary)"))).await?;
+        let copied = connection
+            .execute(sqlx::AssertSqlSafe(format!("COPY copy_{table} FROM '{file}' (FORMAT binary)")))
+            .await?;
         elapsed += begin.elapsed();
         if table == "record" {
             rows = copied.rows_affected();

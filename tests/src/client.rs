@@ -75,7 +75,10 @@ impl Client {
             .with_username(user)
             .with_password(password)
             .with_channel_binding(sasl::common::ChannelBinding::Unsupported);
-        let stream = tokio_xmpp::client_login(stream, mechanisms, credentials).await?.send_header(header(domain)).await?;
+        let stream = tokio_xmpp::client_login(stream, mechanisms, credentials)
+            .await?
+            .send_header(header(domain))
+            .await?;
         let (_, stream): (_, XmlStream<_, Element>) = stream.recv_features().await?;
 
         let inbox = Arc::new(Inbox { seen: Mutex::default(), changed: watch::channel((0, false)).0 });
@@ -101,7 +104,11 @@ impl Client {
         writer.write_all(iq.as_bytes()).await?;
         let answer = stream.next().await.context("the server closed the stream")??;
         let conflict = condition(&answer).is_some_and(|c| c == "conflict");
-        ensure!(answer.attr("type") == Some("result") || conflict, "registering {user}: {}", String::from(&answer));
+        ensure!(
+            answer.attr("type") == Some("result") || conflict,
+            "registering {user}: {}",
+            String::from(&answer)
+        );
         Ok(())
     }
 
@@ -127,7 +134,10 @@ impl Client {
     pub async fn available(&self) -> Result<()> {
         self.raw("<presence/>").await?;
         let me = self.jid.clone();
-        self.wait("its own presence", move |e| (e.name() == "presence" && e.attr("from") == Some(&me)).then_some(())).await
+        self.wait("its own presence", move |e| {
+            (e.name() == "presence" && e.attr("from") == Some(&me)).then_some(())
+        })
+        .await
     }
 
     /// Becomes unavailable, and waits until the server has taken notice.
@@ -177,7 +187,8 @@ impl Client {
         self.raw(&format!("<iq type='{kind}' id='{id}'{to}>{payload}</iq>")).await?;
         let answer = self
             .wait("the answer to an IQ", |e| {
-                (e.name() == "iq" && e.attr("id") == Some(&id) && e.attr("type") != Some("get")).then(|| e.clone())
+                (e.name() == "iq" && e.attr("id") == Some(&id) && e.attr("type") != Some("get"))
+                    .then(|| e.clone())
             })
             .await?;
         ensure!(answer.attr("type") == Some("result"), "the IQ was refused: {}", String::from(&answer));
@@ -314,7 +325,10 @@ fn header(domain: &str) -> StreamHeader<'static> {
 }
 
 // The socket twice: tokio-xmpp's stream reads (and writes during login), the other handle writes afterwards.
-async fn open(server: SocketAddr, domain: &str) -> Result<(TcpStream, tokio_xmpp::xmlstream::PendingFeaturesRecv<Io>)> {
+async fn open(
+    server: SocketAddr,
+    domain: &str,
+) -> Result<(TcpStream, tokio_xmpp::xmlstream::PendingFeaturesRecv<Io>)> {
     let socket = TcpStream::connect(server).await.with_context(|| format!("no XMPP server at {server}"))?;
     socket.set_nodelay(true)?;
     let socket = socket.into_std()?;

@@ -2,7 +2,9 @@
 
 use crate::client::DEADLINE;
 use anyhow::{Context, Result, anyhow, bail};
-use cartulary_compliance::link::{ArmedHost, Event, Frame, Hello, HostType, Ingress, PROTOCOL, Recipient, SinceLast, Target};
+use cartulary_compliance::link::{
+    ArmedHost, Event, Frame, Hello, HostType, Ingress, PROTOCOL, Recipient, SinceLast, Target,
+};
 use std::path::Path;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;

@@ -8,7 +8,9 @@ use crate::transcript::Transcript;
 use crate::world::{DATABASE, WRITER, endpoint};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use cartulary_archive::endpoint::{Roles, Target, migrate};
-use cartulary_archive::record::{Accepted, ActionCode, Body, Content, Form, Gap, Header, Outcome, Payload, Record};
+use cartulary_archive::record::{
+    Accepted, ActionCode, Body, Content, Form, Gap, Header, Outcome, Payload, Record,
+};
 use cartulary_archive::verify::Report;
 use cartulary_compliance::config::EndpointTarget;
 use minidom::Element;
@@ -28,13 +30,17 @@ impl Archive {
     pub async fn read(postgres: &Postgres, database: &str) -> Result<Self> {
         let mut connection = postgres.connect(database).await?;
         let mut payloads = BTreeMap::<Uuid, Vec<Payload>>::new();
-        for row in sqlx::query("SELECT record_id, number, salt, bytes FROM cartulary.payload ORDER BY 1, 2").fetch_all(&mut connection).await? {
+        for row in sqlx::query("SELECT record_id, number, salt, bytes FROM cartulary.payload ORDER BY 1, 2")
+            .fetch_all(&mut connection)
+            .await?
+        {
             let (number, salt): (i16, Vec<u8>) = (row.try_get(1)?, row.try_get(2)?);
             let form = Form::Plain { salt: salt.try_into().map_err(|_| anyhow!("a salt has 16 bytes"))? };
             let payload = Payload { number: u8::try_from(number)?, form, bytes: row.try_get(3)? };
             payloads.entry(row.try_get(0)?).or_default().push(payload);
         }
-        let sql = "SELECT id, header FROM cartulary.record ORDER BY journal, endpoint, incarnation, sequence, id";
+        let sql =
+            "SELECT id, header FROM cartulary.record ORDER BY journal, endpoint, incarnation, sequence, id";
         let mut records = Vec::new();
         for row in sqlx::query(sql).fetch_all(&mut connection).await? {
             let (id, header_bytes): (Uuid, Vec<u8>) = (row.try_get(0)?, row.try_get(1)?);
@@ -54,7 +60,8 @@ impl Archive {
 
     /// The one accepted record of the stanza with this id; more or fewer are an error.
     pub fn message(&self, stanza_id: &str) -> Result<(&Record, &Accepted)> {
-        let found: Vec<_> = self.accepted().filter(|(_, a)| a.stanza_id.as_deref() == Some(stanza_id)).collect();
+        let found: Vec<_> =
+            self.accepted().filter(|(_, a)| a.stanza_id.as_deref() == Some(stanza_id)).collect();
         match found.as_slice() {
             [one] => Ok(*one),
             many => bail!("the archive holds the message {stanza_id} {} times: {many:#?}", many.len()),
@@ -86,7 +93,11 @@ impl Archive {
 
 /// The text of a message as it was delivered.
 pub fn text_of(record: &Record) -> Result<String> {
-    let payload = record.payloads.iter().max_by_key(|payload| payload.number).context("an accepted record without payload")?;
+    let payload = record
+        .payloads
+        .iter()
+        .max_by_key(|payload| payload.number)
+        .context("an accepted record without payload")?;
     let stanza = stanza_of(&payload.bytes)?;
     Ok(stanza.get_child("body", "jabber:client").map(Element::text).unwrap_or_default())
 }
@@ -102,15 +113,22 @@ pub fn stanza_of(payload: &[u8]) -> Result<Element> {
 pub fn nothing_is_unrecorded(transcript: &Transcript, archive: &Archive) -> Result<()> {
     let archived = by_stanza_id(archive)?;
     let mut wrong = Vec::new();
-    for (jid, heard) in transcript.received.iter().flat_map(|(jid, heard)| heard.iter().map(move |h| (jid, h))) {
+    for (jid, heard) in
+        transcript.received.iter().flat_map(|(jid, heard)| heard.iter().map(move |h| (jid, h)))
+    {
         match archived.get(heard.id.as_str()).map(Vec::as_slice) {
             None => wrong.push(format!("{jid} received {}, and it is not archived", heard.id)),
-            Some([one]) if !one.delivered => wrong.push(format!("{jid} received {}, archived as not delivered", heard.id)),
+            Some([one]) if !one.delivered => {
+                wrong.push(format!("{jid} received {}, archived as not delivered", heard.id))
+            }
             Some([one]) if one.text != heard.text => {
-                wrong.push(format!("{jid} received {}: {:?}, archived: {:?}", heard.id, heard.text, one.text));
+                wrong
+                    .push(format!("{jid} received {}: {:?}, archived: {:?}", heard.id, heard.text, one.text));
             }
             Some([_]) => {}
-            Some(many) => wrong.push(format!("{jid} received {}, and it is archived {} times", heard.id, many.len())),
+            Some(many) => {
+                wrong.push(format!("{jid} received {}, and it is archived {} times", heard.id, many.len()))
+            }
         }
         if let Some(condition) = transcript.refused.get(&heard.id) {
             wrong.push(format!("{jid} received {}, though its sender was told {condition}", heard.id));
@@ -129,7 +147,10 @@ pub fn everything_is_archived_once(transcript: &Transcript, archive: &Archive) -
     for said in &transcript.said {
         let times = archived.remove(said.id.as_str()).map_or(0, |times| times.len());
         if times != 1 {
-            wrong.push(format!("{} said {} to {}, and it is archived {times} times", said.from, said.id, said.to));
+            wrong.push(format!(
+                "{} said {} to {}, and it is archived {times} times",
+                said.from, said.id, said.to
+            ));
         }
     }
     wrong.extend(archived.keys().map(|id| format!("{id} is archived, and nobody said it")));

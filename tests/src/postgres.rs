@@ -65,13 +65,16 @@ impl Postgres {
             command.arg("-D").arg(self.dir.join("data")).arg("-k").arg(&self.dir);
             command.args(["-p", &self.port.to_string(), "-c", "listen_addresses=127.0.0.1"]);
             let mut process = Process::start("PostgreSQL", &mut command, &self.log())?;
-            let outcome = process.until("PostgreSQL answers", async || self.connect("postgres").await.is_ok()).await;
+            let outcome =
+                process.until("PostgreSQL answers", async || self.connect("postgres").await.is_ok()).await;
             match outcome {
                 Ok(()) => {
                     self.process = Some(process);
                     return Ok(());
                 }
-                Err(e) if process.tail().ends_with("is still in use\n") || format!("{e:#}").contains("still in use") => {}
+                Err(e)
+                    if process.tail().ends_with("is still in use\n")
+                        || format!("{e:#}").contains("still in use") => {}
                 Err(e) => return Err(e),
             }
         }

@@ -16,6 +16,7 @@ pub struct Process {
     child: Child,
     name: String,
     log: PathBuf,
+    wraps: bool,
 }
 
 /// Who a program of the unpacked Debian runs as: `UID:GID`.
@@ -65,7 +66,8 @@ pub fn free_port() -> Result<u16> {
 
 /// Runs a command to its end; its output is in the error if it fails, else returned.
 pub fn run(command: &mut Command) -> Result<String> {
-    let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot start {command:?}"))?;
+    let output =
+        command.stdin(Stdio::null()).output().with_context(|| format!("cannot start {command:?}"))?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     if !output.status.success() {
         bail!("{command:?}: {}\n{}{}", output.status, text(&output.stdout), text(&output.stderr));
@@ -83,7 +85,14 @@ impl Process {
             .stderr(out)
             .spawn()
             .with_context(|| format!("cannot start {name}"))?;
-        Ok(Self { child, name: name.to_owned(), log: log.to_owned() })
+        Ok(Self { child, name: name.to_owned(), log: log.to_owned(), wraps: false })
+    }
+
+    /// Says that it runs the program that is meant under it.
+    #[must_use]
+    pub fn wrapping(mut self, wraps: bool) -> Self {
+        self.wraps = wraps;
+        self
     }
 
     /// Its process id.
@@ -119,9 +128,10 @@ impl Process {
         Ok(())
     }
 
-    /// Sends a signal.
+    /// Sends a signal. One that runs another program under it, as a tracer does, has it sent to that.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        let pid = i32::try_from(self.id()).ok().and_then(Pid::from_raw).context("no process id")?;
+        let child = children_of(self.id()).first().copied().filter(|_| self.wraps);
+        let pid = child.or_else(|| i32::try_from(self.id()).ok()).and_then(Pid::from_raw).context("no process id")?;
         Ok(kill_process(pid, signal)?)
     }
 
@@ -181,7 +191,8 @@ pub fn cpu_seconds(process: u32) -> f64 {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
     // Field 2 is the name and may hold spaces; utime and stime are fields 14 and 15.
     let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-    let ticks: u32 = after_name.split_whitespace().skip(11).take(2).filter_map(|f| f.parse::<u32>().ok()).sum();
+    let ticks: u32 =
+        after_name.split_whitespace().skip(11).take(2).filter_map(|f| f.parse::<u32>().ok()).sum();
     f64::from(ticks) / 100.0
 }
 

@@ -38,7 +38,10 @@ impl Prosody {
         let accounts = dir.join("data").join(DOMAIN.replace('.', "%2e")).join("accounts");
         fs::create_dir_all(&accounts)?;
         for user in users {
-            fs::write(accounts.join(format!("{user}.dat")), format!("return {{ [\"password\"] = \"{PASSWORD}\" }};\n"))?;
+            fs::write(
+                accounts.join(format!("{user}.dat")),
+                format!("return {{ [\"password\"] = \"{PASSWORD}\" }};\n"),
+            )?;
         }
         run(Command::new("chown").args(["-R", USER]).arg(dir))?;
         Ok(Self { dir: dir.to_owned(), port: 0, link, lines: lines.to_owned(), process: None })

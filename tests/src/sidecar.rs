@@ -36,7 +36,12 @@ pub struct Sidecar {
 impl Sidecar {
     /// Makes its folder `dir` and starts it with `config`, under the command `wrapper` if that is not empty. It copies the plugin
     /// into `plugins`, as it does in a pod.
-    pub async fn start(dir: &Path, plugins: &Path, config: SidecarConfig, wrapper: Vec<String>) -> Result<Self> {
+    pub async fn start(
+        dir: &Path,
+        plugins: &Path,
+        config: SidecarConfig,
+        wrapper: Vec<String>,
+    ) -> Result<Self> {
         fs::create_dir_all(dir.join("data"))?;
         fs::create_dir_all(plugins)?;
         fs::create_dir_all(dir.join("config"))?;
@@ -79,7 +84,8 @@ impl Sidecar {
             .arg("--plugin-target")
             .arg(&self.plugins)
             .env("RUST_BACKTRACE", "1");
-        self.process = Some(Process::start("the sidecar", &mut command, &self.dir.join("log"))?);
+        let process = Process::start("the sidecar", &mut command, &self.dir.join("log"))?;
+        self.process = Some(process.wrapping(self.wrapper.first().is_some_and(|program| program == "strace")));
         Ok(())
     }
 
@@ -136,7 +142,11 @@ impl Sidecar {
     }
 
     /// Waits until its status says what `condition` wants, and returns it.
-    pub async fn until(&self, what: &str, condition: impl Fn(&SidecarStatus) -> bool) -> Result<SidecarStatus> {
+    pub async fn until(
+        &self,
+        what: &str,
+        condition: impl Fn(&SidecarStatus) -> bool,
+    ) -> Result<SidecarStatus> {
         let mut last = None;
         let found = until(what, async || match self.status().await {
             Ok(status) => condition(last.insert(status)),
@@ -150,7 +160,9 @@ impl Sidecar {
     /// Waits until the plugin is connected and every host armed.
     pub async fn covered(&self) -> Result<()> {
         let armed = |s: &SidecarStatus| {
-            s.link.connected && !s.link.hosts.is_empty() && s.link.hosts.iter().all(|host| host.problem.is_none())
+            s.link.connected
+                && !s.link.hosts.is_empty()
+                && s.link.hosts.iter().all(|host| host.problem.is_none())
         };
         self.until("a plugin with every host armed", armed).await.map(|_| ())
     }
@@ -158,7 +170,9 @@ impl Sidecar {
     /// Waits until nothing waits for any endpoint.
     pub async fn drained(&self) -> Result<()> {
         let empty = |e: &EndpointStatus| e.waiting == 0;
-        self.until("an empty queue", |s| !s.endpoints.is_empty() && s.endpoints.values().all(empty)).await.map(|_| ())
+        self.until("an empty queue", |s| !s.endpoints.is_empty() && s.endpoints.values().all(empty))
+            .await
+            .map(|_| ())
     }
 
     /// The end of what it logged.
@@ -206,10 +220,14 @@ pub fn binary() -> Result<PathBuf> {
         }
         let own = std::env::current_exe()?;
         // TARGET/PROFILE/deps/TEST, or TARGET/PROFILE/TOOL.
-        let folder = own.ancestors().skip(1).find(|p| !p.ends_with("deps")).context("the test's own folder")?;
+        let folder =
+            own.ancestors().skip(1).find(|p| !p.ends_with("deps")).context("the test's own folder")?;
         let target = folder.parent().context("the target folder")?;
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo.args(["build", "--quiet", "--package", "cartulary-sidecar", "--target-dir"]).arg(target).current_dir(repository());
+        cargo
+            .args(["build", "--quiet", "--package", "cartulary-sidecar", "--target-dir"])
+            .arg(target)
+            .current_dir(repository());
         if folder.ends_with("release") {
             cargo.arg("--release");
         }

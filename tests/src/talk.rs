@@ -29,8 +29,14 @@ pub struct Talk {
 }
 
 // Said in turn, so that an archive that loses anything but ASCII is found out by the demo already.
-const TEXTS: [&str; 6] =
-    ["Guten Morgen", "שלום, מה שלומך?", "✅ deployed 👩🏽‍💻", "café, precomposed and cafe\u{301}", "a < b && c > 'd'", "你好，世界"];
+const TEXTS: [&str; 6] = [
+    "Guten Morgen",
+    "שלום, מה שלומך?",
+    "✅ deployed 👩🏽‍💻",
+    "café, precomposed and cafe\u{301}",
+    "a < b && c > 'd'",
+    "你好，世界",
+];
 
 /// Holds the conversation. `progress` is told now and then, in words for people.
 pub async fn talk(options: &Talk, mut progress: impl FnMut(&str)) -> Result<Transcript> {
@@ -45,7 +51,11 @@ pub async fn talk(options: &Talk, mut progress: impl FnMut(&str)) -> Result<Tran
         client.available().await?;
         clients.push(client);
     }
-    progress(&format!("{} users are here: {}", clients.len(), options.users.iter().map(|u| u.0.as_str()).collect::<Vec<_>>().join(", ")));
+    progress(&format!(
+        "{} users are here: {}",
+        clients.len(),
+        options.users.iter().map(|u| u.0.as_str()).collect::<Vec<_>>().join(", ")
+    ));
 
     let mut transcript = Transcript::default();
     let offline = options.messages / 6;
@@ -122,12 +132,14 @@ async fn complete(transcript: &Transcript, clients: &[Client], occupants: usize)
         }
         let refused = refused_of(clients);
         let mut heard = std::collections::BTreeMap::<String, usize>::new();
-        for message in clients.iter().flat_map(Client::messages).filter(|m| !m.is_error() && m.body.is_some()) {
+        for message in clients.iter().flat_map(Client::messages).filter(|m| !m.is_error() && m.body.is_some())
+        {
             *heard.entry(message.id).or_default() += 1;
         }
         let expected = |kind| if kind == Kind::Room { occupants } else { 1 };
         let open = transcript.said.iter().find(|said| {
-            !refused.contains(&said.id) && heard.get(&said.id).is_none_or(|times| *times < expected(said.kind))
+            !refused.contains(&said.id)
+                && heard.get(&said.id).is_none_or(|times| *times < expected(said.kind))
         });
         let Some(open) = open else { return Ok(()) };
         if begin.elapsed() > DEADLINE {

@@ -32,9 +32,25 @@ pub fn tracer(file: &Path) -> Vec<String> {
     let file = file.display().to_string();
     let trace = format!("trace={CALLS}");
     // The tracer's end must end what it traces, which would otherwise run on.
-    ["strace", "-f", "-yy", "-x", "-s", "33554432", "-e", "signal=none", "-e", &trace, "-o", &file, "setpriv", "--pdeathsig", "KILL"]
-        .map(str::to_owned)
-        .to_vec()
+    [
+        "strace",
+        "-f",
+        "-yy",
+        "-x",
+        "-s",
+        "65536",
+        "-e",
+        "signal=none",
+        "-e",
+        &trace,
+        "-o",
+        &file,
+        "setpriv",
+        "--pdeathsig",
+        "KILL",
+    ]
+    .map(str::to_owned)
+    .to_vec()
 }
 
 /// Reads a trace.
@@ -61,10 +77,18 @@ pub fn read(file: &Path) -> Result<Vec<Call>> {
 // `name(arguments) = result ...`; `None` for lines that are no call.
 fn call(text: &str, begin: usize, end: usize) -> Option<Call> {
     let (name, rest) = text.split_once('(')?;
-    let (arguments, result) = rest.rsplit_once(") = ").or_else(|| rest.rsplit_once(')').map(|(a, r)| (a, r.trim_start_matches([' ', '=']))))?;
+    let (arguments, result) = rest
+        .rsplit_once(") = ")
+        .or_else(|| rest.rsplit_once(')').map(|(a, r)| (a, r.trim_start_matches([' ', '=']))))?;
     let digits = result.trim_start();
     let digits = &digits[..digits.find(|c: char| !c.is_ascii_digit() && c != '-').unwrap_or(digits.len())];
-    Some(Call { name: name.to_owned(), arguments: arguments.to_owned(), result: digits.parse().ok()?, begin, end })
+    Some(Call {
+        name: name.to_owned(),
+        arguments: arguments.to_owned(),
+        result: digits.parse().ok()?,
+        begin,
+        end,
+    })
 }
 
 impl Call {
@@ -74,7 +98,7 @@ impl Call {
         let Some(start) = self.arguments.find('<') else { return "" };
         let rest = &self.arguments[start + 1..];
         // A socket's description holds an arrow of its own.
-        let end = rest.find(">,").or_else(|| rest.strip_suffix('>').map(str::len)).unwrap_or(rest.len());
+        let end = rest.find(">,").or_else(|| rest.trim_end().strip_suffix('>').map(str::len)).unwrap_or(rest.len());
         &rest[..end]
     }
 
@@ -102,7 +126,9 @@ fn unquote<'a>(text: &'a str, out: &mut Vec<u8>) -> &'a str {
         match (byte, bytes.get(at)) {
             (b'"', _) => break,
             (b'\\', Some(b'x')) => {
-                out.push(text.get(at + 1..at + 3).and_then(|hex| u8::from_str_radix(hex, 16).ok()).unwrap_or(0));
+                out.push(
+                    text.get(at + 1..at + 3).and_then(|hex| u8::from_str_radix(hex, 16).ok()).unwrap_or(0),
+                );
                 at += 3;
             }
             (b'\\', Some(&escaped)) => {
@@ -132,7 +158,7 @@ mod tests {
         let file = dir.path().join("trace");
         let text = concat!(
             "10  pwrite64(7</j/00.seg>, \"\\x00\\x01a\"..., 3, 0) = 3\n",
-            "11  fdatasync(7</j/00.seg> <unfinished ...>\n",
+            "11  fdatasync(7</j/00.seg>  <unfinished ...>\n",
             "10  write(9<UNIX-STREAM:[1->2,\"/l.sock\"]>, \"ab\\n\", 3) = 2\n",
             "11  <... fdatasync resumed>)         = 0\n",
             "11  writev(9<UNIX-STREAM:[1->2,\"/l.sock\"]>, [{iov_base=\"\\x01\", iov_len=1}, {iov_base=\"\\x02\", iov_len=1}], 2) = 2\n",
@@ -141,7 +167,10 @@ mod tests {
         let calls = read(&file).expect("read");
         let [write, answer, sync, two] = calls.as_slice() else { panic!("{calls:?}") };
         assert_eq!((write.file(), write.bytes().as_slice()), ("/j/00.seg", &b"\0\x01a"[..]));
-        assert_eq!((answer.file(), answer.bytes().as_slice()), ("UNIX-STREAM:[1->2,\"/l.sock\"]", &b"ab"[..]));
+        assert_eq!(
+            (answer.file(), answer.bytes().as_slice()),
+            ("UNIX-STREAM:[1->2,\"/l.sock\"]", &b"ab"[..])
+        );
         assert_eq!((sync.file(), sync.begin, sync.end, sync.result), ("/j/00.seg", 1, 3, 0));
         assert_eq!(two.bytes(), [1, 2]);
     }

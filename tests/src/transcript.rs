@@ -60,7 +60,13 @@ pub struct Heard {
 impl Transcript {
     /// Says `text` as `client` and notes it; returns the id.
     pub async fn say(&mut self, client: &Client, kind: Kind, to: &str, text: &str) -> Result<String> {
-        let said = Said { id: fresh_id(), kind, from: client.jid().to_owned(), to: to.to_owned(), text: text.to_owned() };
+        let said = Said {
+            id: fresh_id(),
+            kind,
+            from: client.jid().to_owned(),
+            to: to.to_owned(),
+            text: text.to_owned(),
+        };
         client.message(to, kind.stanza_type(), &said.id, text).await?;
         let id = said.id.clone();
         self.said.push(said);

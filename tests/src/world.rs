@@ -7,10 +7,10 @@ use crate::oracle::Archive;
 use crate::postgres::{self, Postgres};
 use crate::prosody::{DOMAIN, PASSWORD, Prosody};
 use crate::sidecar::Sidecar;
-use anyhow::Result;
+use anyhow::{Context, Result};
 use cartulary_compliance::config::{
-    Archiving, ClusterRef, Endpoint, EndpointTarget, FORMAT, JournalSettings, LinkSettings, PostgreSql, QueueLimit, SidecarConfig,
-    TlsMode,
+    Archiving, ClusterRef, Endpoint, EndpointTarget, FORMAT, JournalSettings, LinkSettings, PostgreSql,
+    QueueLimit, SidecarConfig, TlsMode,
 };
 use std::collections::BTreeMap;
 use tempfile::TempDir;
@@ -51,7 +51,14 @@ impl World {
     #[must_use]
     pub fn builder() -> Builder {
         let users = ["anna", "ben", "cleo"].map(str::to_owned).to_vec();
-        Builder { users, change: Box::new(|_| ()), wrapper: Vec::new(), migrate: true, serve: true, lines: String::new() }
+        Builder {
+            users,
+            change: Box::new(|_| ()),
+            wrapper: Vec::new(),
+            migrate: true,
+            serve: true,
+            lines: String::new(),
+        }
     }
 
     /// [`Self::builder`] and start.
@@ -72,10 +79,28 @@ impl World {
         Client::connect(self.prosody.address(), &format!("{user}@{DOMAIN}/{resource}"), PASSWORD).await
     }
 
-    /// Everything in the archive, once nothing waits any more. Its streams are verified too.
+    /// Everything in the archive, once nothing waits any more.
     pub async fn archive(&self) -> Result<Archive> {
         self.sidecar.drained().await?;
         Archive::read(&self.postgres, DATABASE).await
+    }
+
+    /// The same, once it is on record too what became of the messages with these ids: outcomes are told after the fact.
+    pub async fn archive_with_outcomes(&self, stanza_ids: &[&str]) -> Result<Archive> {
+        let mut found = None;
+        let is_final = |archive: &Archive, id: &&str| {
+            archive.message(id).is_ok_and(|(_, accepted)| {
+                archive.outcomes(accepted.event).iter().any(|outcome| outcome.is_final)
+            })
+        };
+        crate::process::until("the outcome of each message", async || {
+            let Ok(archive) = self.archive().await else { return false };
+            let all = stanza_ids.iter().all(|id| is_final(&archive, id));
+            found = Some(archive);
+            all
+        })
+        .await?;
+        found.context("found")
     }
 
     /// The world's folder.

@@ -12,21 +12,44 @@ use uuid::Uuid;
 
 /// What a superuser does to the record whose id is `$id`, and what must be found.
 const DEEDS: &[(&str, &[FindingKind])] = {
-    use FindingKind::{ChainBroken, ColumnChanged, Doubled, HeaderChanged, PayloadChanged, PayloadMissing, RecordsMissing};
+    use FindingKind::{
+        ChainBroken, ColumnChanged, Doubled, HeaderChanged, PayloadChanged, PayloadMissing, RecordsMissing,
+    };
     &[
-        ("UPDATE cartulary.record SET from_jid = 'mallory@example.test/desk' WHERE id = $id", &[ColumnChanged]),
+        (
+            "UPDATE cartulary.record SET from_jid = 'mallory@example.test/desk' WHERE id = $id",
+            &[ColumnChanged],
+        ),
         ("UPDATE cartulary.record SET body = 'something else' WHERE id = $id", &[ColumnChanged]),
-        ("UPDATE cartulary.record SET seen_at = seen_at - interval '1 hour' WHERE id = $id", &[ColumnChanged]),
-        ("UPDATE cartulary.delivery SET bare = 'mallory@example.test' WHERE record_id = $id", &[ColumnChanged]),
+        (
+            "UPDATE cartulary.record SET seen_at = seen_at - interval '1 hour' WHERE id = $id",
+            &[ColumnChanged],
+        ),
+        (
+            "UPDATE cartulary.delivery SET bare = 'mallory@example.test' WHERE record_id = $id",
+            &[ColumnChanged],
+        ),
         ("DELETE FROM cartulary.delivery WHERE record_id = $id", &[ColumnChanged]),
-        ("UPDATE cartulary.record SET header = set_byte(header, length(header) - 40, 1 + get_byte(header, length(header) - 40) % 200) WHERE id = $id", &[HeaderChanged, ChainBroken]),
+        (
+            "UPDATE cartulary.record SET header = set_byte(header, length(header) - 40, 1 + get_byte(header, length(header) - 40) % 200) WHERE id = $id",
+            &[HeaderChanged, ChainBroken],
+        ),
         // With the hash made to fit, as somebody does who has read the manual.
-        ("UPDATE cartulary.record SET header = overlay(header placing '\\x4d414c' from length(header) - 20), \
-          hash = sha256(overlay(header placing '\\x4d414c' from length(header) - 20)) WHERE id = $id", &[HeaderChanged, ChainBroken, PayloadChanged]),
-        ("UPDATE cartulary.payload SET bytes = convert_to(replace(convert_from(bytes, 'UTF8'), 'message', 'massage'), 'UTF8') WHERE record_id = $id", &[PayloadChanged]),
+        (
+            "UPDATE cartulary.record SET header = overlay(header placing '\\x4d414c' from length(header) - 20), \
+          hash = sha256(overlay(header placing '\\x4d414c' from length(header) - 20)) WHERE id = $id",
+            &[HeaderChanged, ChainBroken, PayloadChanged],
+        ),
+        (
+            "UPDATE cartulary.payload SET bytes = convert_to(replace(convert_from(bytes, 'UTF8'), 'message', 'massage'), 'UTF8') WHERE record_id = $id",
+            &[PayloadChanged],
+        ),
         ("DELETE FROM cartulary.payload WHERE record_id = $id", &[PayloadMissing]),
         ("DELETE FROM cartulary.record WHERE id = $id", &[RecordsMissing]),
-        ("INSERT INTO cartulary.record SELECT (r).* FROM (SELECT r #= hstore('id', gen_random_uuid()::text) AS r FROM cartulary.record r WHERE id = $id) s", &[Doubled, ColumnChanged]),
+        (
+            "INSERT INTO cartulary.record SELECT (r).* FROM (SELECT r #= hstore('id', gen_random_uuid()::text) AS r FROM cartulary.record r WHERE id = $id) s",
+            &[Doubled, ColumnChanged],
+        ),
     ]
 };
 
@@ -37,7 +60,11 @@ async fn verify_names_whatever_a_superuser_changes_removes_or_adds() -> Result<(
     anna.join(&format!("lobby@{ROOMS}"), "anna").await?;
     let mut transcript = Transcript::default();
     for n in 0..20 {
-        let (kind, to) = if n % 2 == 0 { (Kind::OneToOne, ben.bare().to_owned()) } else { (Kind::Room, format!("lobby@{ROOMS}")) };
+        let (kind, to) = if n % 2 == 0 {
+            (Kind::OneToOne, ben.bare().to_owned())
+        } else {
+            (Kind::Room, format!("lobby@{ROOMS}"))
+        };
         transcript.say(&anna, kind, &to, &format!("message {n}")).await?;
     }
     anna.settle().await?;
@@ -51,18 +78,24 @@ async fn verify_names_whatever_a_superuser_changes_removes_or_adds() -> Result<(
     let id: Uuid = row.try_get(0)?;
     let tables = ["record", "payload", "delivery", "outcome"];
     for table in tables {
-        world.postgres.sql(DATABASE, &format!("CREATE TABLE kept_{table} AS TABLE cartulary.{table}")).await?;
+        world
+            .postgres
+            .sql(DATABASE, &format!("CREATE TABLE kept_{table} AS TABLE cartulary.{table}"))
+            .await?;
     }
     for (deed, expected) in DEEDS {
         world.postgres.sql(DATABASE, &deed.replace("$id", &format!("'{id}'"))).await?;
         let verified = verify(&world.postgres).await?;
         ensure!(!verified.0.consistent, "not found: {deed}");
         let finding = verified.0.findings.iter().find(|finding| expected.contains(&finding.kind));
-        let finding = finding.with_context(|| format!("{deed}: found something else: {}", verified.text()))?;
+        let finding =
+            finding.with_context(|| format!("{deed}: found something else: {}", verified.text()))?;
         // It says where: the record itself, or the place in its stream.
         ensure!(finding.id.is_some() || finding.sequence.is_some(), "{deed}: {finding:?}");
         for table in tables {
-            let restore = format!("DELETE FROM cartulary.{table}; INSERT INTO cartulary.{table} SELECT * FROM kept_{table}");
+            let restore = format!(
+                "DELETE FROM cartulary.{table}; INSERT INTO cartulary.{table} SELECT * FROM kept_{table}"
+            );
             world.postgres.sql(DATABASE, &restore).await?;
         }
         verify(&world.postgres).await?.holds().with_context(|| format!("after what was undone: {deed}"))?;

@@ -6,7 +6,9 @@ use cartulary_archive::record::GapReason;
 use cartulary_compliance::config::{EndpointTarget, PostgreSql, SidecarConfig};
 use cartulary_compliance::names::reason;
 use cartulary_tests::client::Client;
-use cartulary_tests::oracle::{Archive, create_database, everything_is_archived_once, nothing_is_unrecorded, verify};
+use cartulary_tests::oracle::{
+    Archive, create_database, everything_is_archived_once, nothing_is_unrecorded, verify,
+};
 use cartulary_tests::process::until;
 use cartulary_tests::prosody::ROOMS;
 use cartulary_tests::transcript::{Kind, Transcript};
@@ -32,7 +34,9 @@ fn database(config: &mut SidecarConfig) -> &mut PostgreSql {
 }
 
 async fn endpoint_says(world: &World, what: &str) -> Result<()> {
-    let is = |s: &cartulary_compliance::status::SidecarStatus| s.endpoints.get(ENDPOINT).is_some_and(|e| e.state == what);
+    let is = |s: &cartulary_compliance::status::SidecarStatus| {
+        s.endpoints.get(ENDPOINT).is_some_and(|e| e.state == what)
+    };
     let status = world.sidecar.until(what, is).await?;
     let message = &status.endpoints[ENDPOINT].message;
     ensure!(what == reason::CONNECTED || message.len() > 20, "{what} is explained by {message:?} only");
@@ -42,7 +46,8 @@ async fn endpoint_says(world: &World, what: &str) -> Result<()> {
 #[tokio::test]
 async fn a_stopped_database_holds_up_nobody_and_gets_everything_when_it_is_back() -> Result<()> {
     for block in [true, false] {
-        let mut world = World::builder().config(move |c| c.archiving.block_if_unable_to_record = block).start().await?;
+        let mut world =
+            World::builder().config(move |c| c.archiving.block_if_unable_to_record = block).start().await?;
         let (anna, ben) = (world.client("anna/desk").await?, world.client("ben/desk").await?);
         let mut transcript = Transcript::default();
         say(&mut transcript, &anna, &ben, 20).await?;
@@ -52,7 +57,10 @@ async fn a_stopped_database_holds_up_nobody_and_gets_everything_when_it_is_back(
         anna.join(&format!("new@{ROOMS}"), "anna").await?;
         endpoint_says(&world, reason::UNREACHABLE).await?;
         let status = world.sidecar.status().await?;
-        assert!(status.endpoints[ENDPOINT].waiting >= 50 && status.endpoints[ENDPOINT].oldest_waiting_micros.is_some());
+        assert!(
+            status.endpoints[ENDPOINT].waiting >= 50
+                && status.endpoints[ENDPOINT].oldest_waiting_micros.is_some()
+        );
         world.postgres.resume().await?;
         say(&mut transcript, &ben, &anna, 20).await?;
         endpoint_says(&world, reason::CONNECTED).await?;
@@ -80,7 +88,8 @@ async fn an_archive_restored_from_a_backup_is_refilled_and_somebody_is_told() ->
     transcript.hear(&anna);
     transcript.hear(&ben);
     let told = |s: &cartulary_compliance::status::SidecarStatus| {
-        s.endpoints.values().any(|e| e.state == reason::WENT_BACK || e.message.contains("backup")) || s.notes.iter().any(|n| n.contains("backup"))
+        s.endpoints.values().any(|e| e.state == reason::WENT_BACK || e.message.contains("backup"))
+            || s.notes.iter().any(|n| n.contains("backup"))
     };
     world.sidecar.until("the alarm that the archive went back", told).await?;
     everything_is_archived_once(&transcript, &world.archive().await?)?;
@@ -146,7 +155,9 @@ async fn a_configuration_that_cannot_be_taken_leaves_the_last_good_one_and_says_
     ] {
         let before = world.sidecar.status().await?.config.problem;
         world.sidecar.write_config_file(&bad)?;
-        let differs = |s: &cartulary_compliance::status::SidecarStatus| s.config.problem.is_some() && s.config.problem != before;
+        let differs = |s: &cartulary_compliance::status::SidecarStatus| {
+            s.config.problem.is_some() && s.config.problem != before
+        };
         let status = world.sidecar.until("a problem", differs).await?;
         assert_eq!(status.config.generation, 1);
         say(&mut transcript, &anna, &ben, 3).await?;
@@ -185,7 +196,10 @@ async fn a_full_volume_refuses_or_lets_go_as_declared_and_recovers_by_itself() -
         }
         ben.settle().await?;
         let status = world.sidecar.status().await?;
-        assert!(!status.ready || status.journal.problem.is_some(), "the status says that the volume is full: {status:#?}");
+        assert!(
+            !status.ready || status.journal.problem.is_some(),
+            "the status says that the volume is full: {status:#?}"
+        );
         let refused = anna.messages().iter().filter(|message| message.is_error()).count();
         if block {
             assert!((1..60).contains(&refused), "{refused} of 60 were refused");
@@ -198,8 +212,11 @@ async fn a_full_volume_refuses_or_lets_go_as_declared_and_recovers_by_itself() -
         world.sidecar.drained().await?;
         // Room again, without anybody's doing.
         until("a message to be recorded again", async || {
-            let Ok(id) = transcript.say(&anna, Kind::OneToOne, ben.bare(), "small again").await else { return false };
-            let delivered = anna.settle().await.is_ok() && !anna.messages().iter().any(|m| m.is_error() && m.id == id);
+            let Ok(id) = transcript.say(&anna, Kind::OneToOne, ben.bare(), "small again").await else {
+                return false;
+            };
+            let delivered =
+                anna.settle().await.is_ok() && !anna.messages().iter().any(|m| m.is_error() && m.id == id);
             delivered && world.archive().await.is_ok_and(|archive| archive.message(&id).is_ok())
         })
         .await?;
@@ -211,8 +228,14 @@ async fn a_full_volume_refuses_or_lets_go_as_declared_and_recovers_by_itself() -
             nothing_is_unrecorded(&transcript, &archive)?;
         } else {
             let archived = archive.accepted().count();
-            let missing: u64 = archive.gaps().filter(|gap| gap.reason != GapReason::NoLink).map(|gap| gap.count).sum();
-            assert_eq!(archived as u64 + missing, transcript.delivered().len() as u64, "{:?}", archive.gaps().collect::<Vec<_>>());
+            let missing: u64 =
+                archive.gaps().filter(|gap| gap.reason != GapReason::NoLink).map(|gap| gap.count).sum();
+            assert_eq!(
+                archived as u64 + missing,
+                transcript.delivered().len() as u64,
+                "{:?}",
+                archive.gaps().collect::<Vec<_>>()
+            );
         }
         verify(&world.postgres).await?.holds_but_for_gaps()?;
     }
@@ -242,7 +265,10 @@ async fn a_full_queue_refuses_or_lets_go_as_declared_and_the_missing_are_counted
             // Outcomes take their share of the forty.
             assert!(heard > 0 && heard <= 40, "{heard}");
             assert_eq!(heard + refused.len(), 60);
-            assert!(refused.iter().all(|m| m.condition.as_deref() == Some("resource-constraint")), "{refused:?}");
+            assert!(
+                refused.iter().all(|m| m.condition.as_deref() == Some("resource-constraint")),
+                "{refused:?}"
+            );
         } else {
             assert_eq!((refused.len(), heard), (0, 60));
             assert!(world.sidecar.status().await?.counts.delivered_unrecorded >= 20);
@@ -257,7 +283,11 @@ async fn a_full_queue_refuses_or_lets_go_as_declared_and_the_missing_are_counted
         } else {
             until("the gap record", async || {
                 let Ok(archive) = world.archive().await else { return false };
-                let missing: u64 = archive.gaps().filter(|gap| gap.reason == GapReason::QueueFull).map(|gap| gap.count).sum();
+                let missing: u64 = archive
+                    .gaps()
+                    .filter(|gap| gap.reason == GapReason::QueueFull)
+                    .map(|gap| gap.count)
+                    .sum();
                 archive.accepted().count() as u64 + missing == 65
             })
             .await?;
@@ -318,7 +348,9 @@ async fn a_flipped_byte_costs_one_record_which_is_told_counted_and_named_by_veri
     world.sidecar.kill()?;
     for segment in segments(&world)? {
         let bytes = fs::read(&segment)?;
-        for at in bytes.windows(text.len()).enumerate().filter(|(_, w)| *w == text.as_bytes()).map(|(at, _)| at) {
+        for at in
+            bytes.windows(text.len()).enumerate().filter(|(_, w)| *w == text.as_bytes()).map(|(at, _)| at)
+        {
             fs::File::options().write(true).open(&segment)?.write_all_at(b"T", at as u64)?;
         }
     }
@@ -332,7 +364,8 @@ async fn a_flipped_byte_costs_one_record_which_is_told_counted_and_named_by_veri
     let archived = |id: &str| archive.message(id).is_ok();
     let missing: Vec<_> = transcript.delivered().into_iter().filter(|id| !archived(id)).collect();
     assert_eq!(missing, [hit.as_str()]);
-    let lost: u64 = archive.gaps().filter(|gap| gap.reason == GapReason::Quarantined).map(|gap| gap.count).sum();
+    let lost: u64 =
+        archive.gaps().filter(|gap| gap.reason == GapReason::Quarantined).map(|gap| gap.count).sum();
     assert_eq!(lost, 1);
     let verified = verify(&world.postgres).await?;
     verified.holds_but_for_gaps()?;
@@ -343,7 +376,8 @@ async fn a_flipped_byte_costs_one_record_which_is_told_counted_and_named_by_veri
 #[tokio::test]
 async fn without_a_sidecar_the_server_does_as_declared_and_the_missing_are_counted() -> Result<()> {
     for block in [true, false] {
-        let mut world = World::builder().config(move |c| c.archiving.block_if_unable_to_record = block).start().await?;
+        let mut world =
+            World::builder().config(move |c| c.archiving.block_if_unable_to_record = block).start().await?;
         let (anna, ben) = (world.client("anna/desk").await?, world.client("ben/desk").await?);
         let mut transcript = Transcript::default();
         say(&mut transcript, &anna, &ben, 5).await?;
@@ -359,7 +393,8 @@ async fn without_a_sidecar_the_server_does_as_declared_and_the_missing_are_count
         assert_eq!(transcript.refused.len(), if block { 7 } else { 0 });
         until("the gap record", async || {
             let Ok(archive) = world.archive().await else { return false };
-            let missing: u64 = archive.gaps().filter(|gap| gap.reason == GapReason::NoLink).map(|gap| gap.count).sum();
+            let missing: u64 =
+                archive.gaps().filter(|gap| gap.reason == GapReason::NoLink).map(|gap| gap.count).sum();
             archive.accepted().count() == 10 && missing == if block { 0 } else { 7 }
         })
         .await?;
@@ -419,7 +454,9 @@ async fn a_host_that_cannot_be_armed_delivers_nothing() -> Result<()> {
     if world.prosody.resume().await.is_err() {
         return Ok(());
     }
-    let unarmed = |s: &cartulary_compliance::status::SidecarStatus| !s.ready && s.link.hosts.iter().any(|h| h.problem.is_some());
+    let unarmed = |s: &cartulary_compliance::status::SidecarStatus| {
+        !s.ready && s.link.hosts.iter().any(|h| h.problem.is_some())
+    };
     world.sidecar.until("a host that is not armed", unarmed).await?;
     nobody_is_heard(&world).await
 }
@@ -442,8 +479,11 @@ async fn the_archive_is_the_writers_to_add_to_and_nothing_else() -> Result<()> {
     world.sidecar.drained().await?;
     let mut writer = world.postgres.connect_as(cartulary_tests::world::WRITER, DATABASE).await?;
     for table in cartulary_tests::oracle::tables(&world.postgres, DATABASE).await? {
-        for statement in [format!("DELETE FROM {table}"), format!("TRUNCATE {table}"), format!("DROP TABLE {table}")] {
-            let refused = sqlx::Executor::execute(&mut writer, sqlx::AssertSqlSafe(statement.as_str())).await.is_err();
+        for statement in
+            [format!("DELETE FROM {table}"), format!("TRUNCATE {table}"), format!("DROP TABLE {table}")]
+        {
+            let refused =
+                sqlx::Executor::execute(&mut writer, sqlx::AssertSqlSafe(statement.as_str())).await.is_err();
             ensure!(refused, "the sidecar's role may {statement}");
         }
     }

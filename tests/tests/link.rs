@@ -37,7 +37,9 @@ async fn a_frame_that_cannot_be_read_costs_that_frame_only() -> Result<()> {
     let world = World::builder().server_stopped().start().await?;
     let mut link = RawLink::greeted(&world.sidecar.link(), &[DOMAIN]).await?;
     is_recorded(&mut link, 1).await?;
-    let field = |tag: u16, value: &[u8]| [&tag.to_be_bytes()[..], &u32::try_from(value.len()).unwrap_or(0).to_be_bytes(), value].concat();
+    let field = |tag: u16, value: &[u8]| {
+        [&tag.to_be_bytes()[..], &u32::try_from(value.len()).unwrap_or(0).to_be_bytes(), value].concat()
+    };
     let unreadable = [
         Vec::new(),
         vec![0xff; 100],
@@ -97,7 +99,9 @@ async fn nothing_is_let_go_before_hello() -> Result<()> {
     let mut link = RawLink::connect(&world.sidecar.link()).await?;
     link.send(&Frame::Event(1, event(ANNA, BEN, "m-1", "too early"))).await?;
     match link.frame().await {
-        Ok(Frame::Verdict(1, verdict)) => ensure!(!matches!(verdict.action, Action::Deliver | Action::Replace(_)), "{verdict:?}"),
+        Ok(Frame::Verdict(1, verdict)) => {
+            ensure!(!matches!(verdict.action, Action::Deliver | Action::Replace(_)), "{verdict:?}")
+        }
         Ok(other) => bail!("{other:?}"),
         Err(_) => {}
     }

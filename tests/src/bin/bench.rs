@@ -59,7 +59,8 @@ async fn main() -> Result<()> {
 
     let users: Vec<String> = (0..2 * args.pairs).map(|n| format!("user{n}")).collect();
     let ours = dir.path().join("ours");
-    let mut sidecar = Sidecar::start(&dir.path().join("sidecar"), &ours, config(&postgres), Vec::new()).await?;
+    let mut sidecar =
+        Sidecar::start(&dir.path().join("sidecar"), &ours, config(&postgres), Vec::new()).await?;
     let mam = format!(
         "modules_enabled = {{ \"disco\", \"roster\", \"saslauth\", \"ping\", \"carbons\", \"mam\" }}\n\
          default_archive_policy = true\narchive_expires_after = \"never\"\nstorage = {{ archive = \"sql\" }}\n\
@@ -70,8 +71,11 @@ async fn main() -> Result<()> {
     let mut with_ours = Prosody::prepare(&ours, &users, Some(sidecar.link()), "")?;
     with_ours.resume().await?;
     sidecar.covered().await?;
-    let servers =
-        [Prosody::bare(&dir.path().join("bare"), &users, "").await?, Prosody::bare(&dir.path().join("mam"), &users, &mam).await?, with_ours];
+    let servers = [
+        Prosody::bare(&dir.path().join("bare"), &users, "").await?,
+        Prosody::bare(&dir.path().join("mam"), &users, &mam).await?,
+        with_ours,
+    ];
 
     let mut pairs = Vec::new();
     for server in &servers {
@@ -90,7 +94,10 @@ async fn main() -> Result<()> {
             let (cpu, side) = (server.cpu_seconds(), cpu_seconds(id));
             let begin = Instant::now();
             let until = begin + Duration::from_secs_f64(args.seconds);
-            let counts = futures::future::try_join_all(pairs[kind].iter_mut().map(|pair| pair.stream(args.in_flight, until))).await?;
+            let counts = futures::future::try_join_all(
+                pairs[kind].iter_mut().map(|pair| pair.stream(args.in_flight, until)),
+            )
+            .await?;
             let (count, elapsed) = (counts.iter().sum::<usize>() as f64, begin.elapsed().as_secs_f64());
             let cpu = (server.cpu_seconds() - cpu) / count * 1e6;
             let side = (cpu_seconds(id) - side) / count * 1e6;
@@ -113,10 +120,21 @@ async fn main() -> Result<()> {
         }
     }
     eprintln!("\r{:40}", "");
-    println!("{} pairs, {} in flight each; median (least to greatest) of {} rounds", args.pairs, args.in_flight, args.rounds);
-    println!("{:12} {:>28} {:>28} {:>22}", "", "messages/s", "p50 ms, one in flight", "server CPU µs/message");
+    println!(
+        "{} pairs, {} in flight each; median (least to greatest) of {} rounds",
+        args.pairs, args.in_flight, args.rounds
+    );
+    println!(
+        "{:12} {:>28} {:>28} {:>22}",
+        "", "messages/s", "p50 ms, one in flight", "server CPU µs/message"
+    );
     for (name, f) in NAMES.iter().zip(&mut figures) {
-        println!("{name:12} {:>28} {:>28} {:>22}", spread(&mut f.rate, 0), spread(&mut f.p50, 2), spread(&mut f.server_cpu, 0));
+        println!(
+            "{name:12} {:>28} {:>28} {:>22}",
+            spread(&mut f.rate, 0),
+            spread(&mut f.p50, 2),
+            spread(&mut f.server_cpu, 0)
+        );
     }
     println!("sidecar CPU µs/message: {}", spread(&mut sidecar_cpu, 0));
     let [bare, own, ours] = &mut figures;
@@ -124,7 +142,9 @@ async fn main() -> Result<()> {
     let latency = median(&mut ours.p50) / median(&mut own.p50);
     drop(servers);
     let (drained, copied) = drain_and_copy(&mut postgres, &mut sidecar, args.drain).await?;
-    println!("drain {drained:.0} records/s; COPY of the same rows into the same tables {copied:.0} records/s");
+    println!(
+        "drain {drained:.0} records/s; COPY of the same rows into the same tables {copied:.0} records/s"
+    );
     println!("ratio prosody_vs_own_archive {:.2} 10", ours_rate / own_rate);
     println!("ratio prosody_vs_bare {:.2} 0.45", ours_rate / bare);
     println!("ratio p50_vs_own_archive_p50 {latency:.2} 0.5");
@@ -139,6 +159,7 @@ fn median(values: &mut [f64]) -> f64 {
 
 fn spread(values: &mut [f64], digits: usize) -> String {
     let middle = median(values);
-    let (least, greatest) = (values.first().copied().unwrap_or(f64::NAN), values.last().copied().unwrap_or(f64::NAN));
+    let (least, greatest) =
+        (values.first().copied().unwrap_or(f64::NAN), values.last().copied().unwrap_or(f64::NAN));
     format!("{middle:.digits$} ({least:.digits$} to {greatest:.digits$})")
 }

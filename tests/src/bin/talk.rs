@@ -74,7 +74,9 @@ async fn main() -> Result<()> {
     );
     let json = serde_json::to_string_pretty(&transcript)?;
     match &args.summary {
-        Some(path) => std::fs::write(path, json).with_context(|| format!("cannot write {}", path.display()))?,
+        Some(path) => {
+            std::fs::write(path, json).with_context(|| format!("cannot write {}", path.display()))?
+        }
         None => println!("{json}"),
     }
     Ok(())
