@@ -39,15 +39,6 @@ impl EndpointError {
         }
     }
 
-    pub(super) fn address() -> Self {
-        Self::Misconfigured {
-            reason: reason::CONTRADICTION,
-            message:
-                "the archive's address is neither postgres://user:password@host:port/database nor sqlite:path"
-                    .to_owned(),
-        }
-    }
-
     pub(super) fn unreachable(message: impl Into<String>) -> Self {
         Self::Unavailable { reason: reason::UNREACHABLE, message: message.into() }
     }

@@ -89,19 +89,6 @@ async fn run(connection: &mut Connection, place: &str, roles: &Roles) -> Result<
     Ok(Migrated { from, to: SCHEMA_VERSION, partitions })
 }
 
-/// Makes partitions ahead. Returns how many were made. SQLite needs none.
-pub async fn ensure_partitions(target: &Target) -> Result<u64, EndpointError> {
-    let mut connection = open(target).await?;
-    let result = match &mut connection {
-        Connection::Postgres(postgres) => {
-            make_partitions(postgres).await.map_err(|error| classify(&target.place(), &error))
-        }
-        Connection::Sqlite(_) => Ok(0),
-    };
-    close(connection).await;
-    result
-}
-
 async fn begin(connection: &mut Connection) -> Result<(), sqlx::Error> {
     match connection {
         // Two migrations at once would both find an empty database.

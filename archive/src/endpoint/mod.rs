@@ -12,7 +12,7 @@ mod sqlite;
 mod target;
 
 pub use error::EndpointError;
-pub use migrate::{Migrated, Roles, SCHEMA_VERSION, ensure_partitions, migrate};
+pub use migrate::{Migrated, Roles, SCHEMA_VERSION, migrate};
 pub use rows::{ArchivedPayload, ArchivedRecord};
 pub use target::Target;
 

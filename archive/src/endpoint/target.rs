@@ -1,10 +1,8 @@
 //! Where an archive is.
 
-use super::EndpointError;
 use cartulary_compliance::config::{EndpointTarget, PostgreSql, TlsMode};
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 /// Where an archive is and how it is reached.
 #[derive(Clone)]
@@ -22,22 +20,6 @@ impl Target {
         match target {
             EndpointTarget::PostgreSql(postgres) => Self::Postgres(Box::new(options(postgres))),
             EndpointTarget::Sqlite => Self::Sqlite(file.to_owned()),
-        }
-    }
-
-    /// The target of an address: `postgres://…`, or `sqlite:` and a path. TLS is verified unless the address says otherwise.
-    pub fn from_url(url: &str) -> Result<Self, EndpointError> {
-        if let Some(path) = url.strip_prefix("sqlite:") {
-            return Ok(Self::Sqlite(PathBuf::from(path.trim_start_matches("//"))));
-        }
-        let says_mode = url.contains("sslmode=") || url.contains("ssl-mode=");
-        match PgConnectOptions::from_str(url) {
-            Ok(options) if says_mode || options.get_socket().is_some() => {
-                Ok(Self::Postgres(Box::new(options)))
-            }
-            Ok(options) => Ok(Self::Postgres(Box::new(options.ssl_mode(PgSslMode::VerifyFull)))),
-            // The address holds a password: the error says what is wrong, not what it is.
-            Err(_) => Err(EndpointError::address()),
         }
     }
 
