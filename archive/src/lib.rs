@@ -3,6 +3,7 @@
 
 pub mod drain;
 pub mod endpoint;
+mod file_name;
 pub mod journal;
 pub mod record;
 pub mod search;

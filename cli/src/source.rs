@@ -7,6 +7,7 @@ use crate::args::SourceArgs;
 use crate::kubernetes::{Kubernetes, Remote};
 use crate::password;
 use anyhow::{Context, anyhow, bail};
+use cartulary_archive::endpoint::embedded_file_name;
 use cartulary_compliance::config::{PostgreSql, TlsMode};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
@@ -181,9 +182,9 @@ impl Pods {
     }
 }
 
-/// Where a sidecar keeps an endpoint's file. Names of objects hold nothing that must be escaped but dots.
+/// Where a sidecar keeps an endpoint's file.
 fn embedded_file(endpoint: &str) -> String {
-    format!("/var/lib/cartulary/archive/{}.sqlite", endpoint.replace('.', "%2e"))
+    format!("/var/lib/cartulary/archive/{}", embedded_file_name(endpoint))
 }
 
 /// Names of the cluster's journal claims whose pod is gone, as the operator last saw them.

@@ -7,7 +7,7 @@ use crate::app::limits;
 use crate::config::{ConfigState, Loaded};
 use cartulary_archive::drain::{Drain, DrainHandle, DrainOptions};
 use cartulary_archive::endpoint::{
-    Endpoint, EndpointError, Roles, SqlEndpoint, Target, WriteReport, migrate,
+    Endpoint, EndpointError, Roles, SqlEndpoint, Target, WriteReport, embedded_file_name, migrate,
 };
 use cartulary_archive::journal::{Journal, Stored};
 use cartulary_archive::record::{Hash, StreamId};
@@ -177,23 +177,11 @@ fn is_in_use(journal: &Journal, endpoint: &str) -> bool {
 }
 
 fn start(journal: &Journal, name: &str, target: &EndpointTarget, archive: &Path) -> Running {
-    let endpoint = Destination::new(target, archive.join(file_name(name)));
+    let endpoint = Destination::new(target, archive.join(embedded_file_name(name)));
     let (drain, handle) = Drain::new(journal.clone(), name, endpoint, DrainOptions::default());
     let stop = CancellationToken::new();
     let task = tokio::spawn(drain.run(stop.clone()));
     Running { target: target.clone(), handle, stop, task }
-}
-
-/// The name of an endpoint's SQLite file. Kubernetes names stay as they are; nothing leads out of the folder.
-fn file_name(endpoint: &str) -> String {
-    let mut name = String::new();
-    for byte in endpoint.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => name.push(char::from(byte)),
-            _ => name += &format!("%{byte:02x}"),
-        }
-    }
-    name + ".sqlite"
 }
 
 /// An endpoint; where it is a file of this sidecar's own, made and migrated on connecting.

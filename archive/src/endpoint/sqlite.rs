@@ -22,6 +22,12 @@ static INSERT_RECORD: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
+/// The name of an endpoint's file in the folder of a sidecar's embedded archives: sidecars write it, the command line finds it.
+#[must_use]
+pub fn embedded_file_name(endpoint: &str) -> String {
+    format!("{}.sqlite", crate::file_name::escape(endpoint))
+}
+
 pub async fn open(path: &Path) -> Result<SqliteConnection, sqlx::Error> {
     let options = SqliteConnectOptions::new()
         .filename(path)

@@ -2,8 +2,9 @@
 
 use super::disk::{self, Disk};
 use super::format::{RECORDS_AT, Scan, SegmentHeader, SegmentStart, Stretch};
-use super::state::{Cursor, Entry, State, Tip, escape, segment_name, segment_number, unescape};
+use super::state::{Cursor, Entry, State, Tip, segment_name, segment_number};
 use super::{JournalError, Limits, Position, Recovery};
+use crate::file_name::{escape, unescape};
 use crate::record::{Body, Content, Gap, GapReason, Header, StreamEnd, hash};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

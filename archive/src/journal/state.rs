@@ -2,6 +2,7 @@
 
 use super::disk::{self, Disk};
 use super::{Clock, JournalError, JournalOptions, Limits, Position};
+use crate::file_name::escape;
 use crate::record::{Hash, StreamEnd};
 use cartulary_compliance::config::QueueLimit;
 use std::collections::{BTreeMap, VecDeque};
@@ -326,33 +327,4 @@ pub fn segment_number(name: &str) -> Option<u64> {
 /// The file name of an endpoint's cursor.
 pub fn cursor_name(endpoint: &str) -> String {
     format!("cursor-{}", escape(endpoint))
-}
-
-/// An endpoint's name as part of a file name. Kubernetes names stay as they are.
-pub fn escape(endpoint: &str) -> String {
-    let mut out = String::new();
-    for byte in endpoint.bytes() {
-        match byte {
-            b'a'..=b'z' | b'0'..=b'9' | b'-' => out.push(char::from(byte)),
-            _ => out.push_str(&format!("%{byte:02x}")),
-        }
-    }
-    out
-}
-
-/// The endpoint's name that [`escape`] wrote.
-pub fn unescape(text: &str) -> Option<String> {
-    let mut out = Vec::new();
-    let mut rest = text.as_bytes();
-    while let Some((byte, tail)) = rest.split_first() {
-        rest = tail;
-        if *byte != b'%' {
-            out.push(*byte);
-            continue;
-        }
-        let (code, tail) = rest.split_first_chunk::<2>()?;
-        out.push(hex::decode(code).ok()?.first().copied()?);
-        rest = tail;
-    }
-    String::from_utf8(out).ok()
 }
