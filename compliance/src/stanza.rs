@@ -321,9 +321,12 @@ mod tests {
     #[test]
     fn no_attribute_or_name_is_too_long_to_find_the_body_beside_it() {
         let long = "x".repeat(200_000);
-        for beside in
-            [format!("<a b='{long}'/>"), format!("<{long}/>"), format!("<a {long}='b'/>"), format!("<a xmlns='{long}'/>")]
-        {
+        for beside in [
+            format!("<a b='{long}'/>"),
+            format!("<{long}/>"),
+            format!("<a {long}='b'/>"),
+            format!("<a xmlns='{long}'/>"),
+        ] {
             for stanza in [
                 format!("<message>{beside}<body>b &amp; c</body></message>"),
                 format!("<message id='{long}'><body>b &amp; c</body>{beside}</message>"),
