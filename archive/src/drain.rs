@@ -66,7 +66,7 @@ pub struct DrainHandle {
 struct Said {
     state: &'static str,
     message: String,
-    /// What an archive that went back lost for good.
+    /// What is wrong with what the archive holds, until the process ends.
     lost: Option<String>,
 }
 
@@ -171,6 +171,7 @@ impl<E: Endpoint> Drain<E> {
                 Ended::Stopped => return,
                 Ended::Endpoint(error) => self.handle.say(error.reason(), error.to_string()),
                 Ended::Journal(message) => {
+                    tracing::error!(endpoint = self.name, "the drain waits for the journal: {message}");
                     self.handle.say(reason::CONNECTED, format!("waits for the journal: {message}"));
                 }
             }
@@ -256,10 +257,13 @@ impl<E: Endpoint> Drain<E> {
         let there = self.endpoint.position(&stream).await?;
         match there {
             Some((sequence, hash)) if sequence == confirmed.sequence && hash != confirmed.hash => {
-                tracing::error!(
-                    endpoint = self.name,
+                let message = format!(
                     "the archive's record {sequence} of {stream} is not the one that was written: run cartulary verify"
                 );
+                if self.handle.said().lost.as_ref() != Some(&message) {
+                    tracing::error!(endpoint = self.name, "{message}");
+                    self.handle.said().lost = Some(message);
+                }
                 return Ok(false);
             }
             Some((sequence, _)) if sequence >= confirmed.sequence => return Ok(false),

@@ -178,6 +178,25 @@ async fn a_refused_record_stands_aside_alone_and_may_be_tried_again() {
 }
 
 #[tokio::test]
+async fn an_archive_whose_last_record_was_exchanged_is_told() {
+    let running = Running::start(|_| {});
+    running.say(&["1", "2"]).await;
+    running.settled().await;
+    {
+        // With the chain computed anew nothing in the archive itself shows it.
+        let mut behaviour = running.fake.lock();
+        let last = behaviour.taken.last_mut().expect("taken");
+        last.record.header.node = "elsewhere".to_owned();
+        last.record.header_bytes = last.record.header.encode();
+    }
+    eventually("it is told", async || {
+        running.handle.status().message.contains("not the one that was written")
+    })
+    .await;
+    running.end().await;
+}
+
+#[tokio::test]
 async fn an_archive_that_goes_back_while_connected_is_refilled_too() {
     let running = Running::start(|_| {});
     running.say(&["1", "2", "3"]).await;
