@@ -15,6 +15,8 @@ use uuid::Uuid;
 
 /// Records in one page.
 const PAGE: u32 = 200;
+/// The tables that hold records and what belongs to them.
+const TABLES: [&str; 4] = ["record", "payload", "delivery", "outcome"];
 /// Findings kept; further ones are counted.
 pub const MAX_FINDINGS: usize = 1000;
 
@@ -40,6 +42,8 @@ pub enum FindingKind {
     PredecessorMissing,
     /// Two streams follow the same one.
     Fork,
+    /// Rows are there that belong to no record of a stream: put in, or hidden from reading in order.
+    Foreign,
 }
 
 /// One thing that is not as it should be.
@@ -161,6 +165,11 @@ pub async fn verify(archive: &mut Archive) -> Result<Report, EndpointError> {
         for record in &records {
             checker.record(record);
         }
+    }
+    // Whatever is not reached through a stream would be shown by a search all the same.
+    for table in TABLES {
+        let rows = archive.count(table).await?;
+        checker.rows(table, rows);
     }
     archive.thaw().await?;
     Ok(checker.finish())

@@ -273,6 +273,19 @@ async fn whatever_a_superuser_changes_is_found() {
         ),
         (format!("DELETE FROM payload WHERE record_id = {}", payload(1)), FindingKind::PayloadMissing),
         ("UPDATE payload SET bytes = NULL".to_owned(), FindingKind::PayloadMissing),
+        (format!("UPDATE outcome SET event = {}", payload(1)), FindingKind::ColumnChanged),
+        // Rows that no record names, where a search or somebody's own query finds them.
+        (
+            format!(
+                "INSERT INTO outcome SELECT event, ordinal, event, bare, occupant, resources, 'bounced', reason FROM outcome \
+                 WHERE record_id = {}",
+                payload(2)
+            ),
+            FindingKind::Foreign,
+        ),
+        ("INSERT INTO delivery SELECT event, 0, 'x@example.org', NULL, '[]', 'internal' FROM record WHERE sequence = 1".to_owned(),
+            FindingKind::Foreign),
+        ("INSERT INTO payload SELECT event, 1, 1, NULL, NULL FROM record WHERE sequence = 1".to_owned(), FindingKind::Foreign),
     ];
     for (change, expected) in cases {
         for place in Place::both().await {
@@ -284,6 +297,27 @@ async fn whatever_a_superuser_changes_is_found() {
             assert!(!report.consistent && report.sentence.starts_with("not consistent"), "{report}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_record_put_in_outside_the_order_of_reading_is_found() {
+    let kept = Kept::open();
+    let messages = (0..300).map(|number| draft(accepted(&number.to_string()), "said"));
+    kept.append(messages.collect()).await;
+    let records = kept.waiting().await;
+    let place = Place::postgres().await;
+    place.connected().await.write(&records).await.expect("written");
+    place
+        .tamper(
+            "ALTER TABLE record ALTER journal DROP NOT NULL, ALTER sequence DROP NOT NULL; \
+             INSERT INTO record SELECT (json_populate_record(r, json_build_object('id', r.event, 'journal', NULL, 'sequence', NULL, \
+             'body', 'never said'))).* FROM record r WHERE sequence = 5",
+        )
+        .await;
+    let filter = Filter { text: Some("never".to_owned()), ..Filter::default() };
+    assert_eq!(page(&mut place.archive().await, &filter, 10).await.expect("found").len(), 1);
+    let report = place.verify().await;
+    assert!(!report.consistent && report.findings[0].kind == FindingKind::Foreign, "{report}");
 }
 
 #[tokio::test]

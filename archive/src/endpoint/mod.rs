@@ -188,6 +188,12 @@ impl Archive {
     ) -> Result<Vec<ArchivedRecord>, EndpointError> {
         rows::records(&mut self.connection, tail, binds).await.map_err(|error| classify(&self.place, &error))
     }
+
+    /// How many rows a table of the archive has.
+    pub(crate) async fn count(&mut self, table: &str) -> Result<u64, EndpointError> {
+        let count = rows::count(&mut self.connection, table).await;
+        Ok(count.map_err(|error| classify(&self.place, &error))?.unsigned_abs())
+    }
 }
 
 async fn open(target: &Target) -> Result<Connection, EndpointError> {

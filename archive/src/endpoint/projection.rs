@@ -77,6 +77,8 @@ pub struct DeliveryRow {
 /// What became of one copy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutcomeRow {
+    /// The event it is of.
+    pub event: Uuid,
     /// The real bare JID.
     pub bare: String,
     /// The occupant JID.
@@ -116,6 +118,7 @@ pub fn project(header: &Header, payloads: &[Payload]) -> Projection {
                 .deliveries
                 .iter()
                 .map(|delivery| OutcomeRow {
+                    event: outcome.event,
                     bare: indexed(&delivery.bare),
                     occupant: delivery.occupant.as_deref().map(clean),
                     resources: delivery.resources.iter().map(|resource| clean(resource)).collect(),

@@ -163,7 +163,7 @@ macro_rules! database {
                         direction: row.try_get(4)?,
                     });
                 }
-                let outcomes = sql(&format!("bare, occupant, {resources}, result, reason"), "outcome", "ordinal");
+                let outcomes = sql(&format!("bare, occupant, {resources}, result, reason, event"), "outcome", "ordinal");
                 for row in fetch(connection, outcomes, &ids).await? {
                     let Some(index) = places.get(&row.try_get(0)?) else { continue };
                     records[*index].projection.outcomes.push(OutcomeRow {
@@ -172,6 +172,7 @@ macro_rules! database {
                         resources: list(row.try_get(3)?),
                         result: row.try_get(4)?,
                         reason: row.try_get(5)?,
+                        event: row.try_get(6)?,
                     });
                 }
                 Ok(())
@@ -234,6 +235,19 @@ pub(crate) async fn position(
         Connection::Sqlite(connection) => {
             let rows = lite::fetch(connection, sql.to_owned(), &binds).await?;
             rows.first().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).transpose()
+        }
+    }
+}
+
+/// How many rows `table` has.
+pub(crate) async fn count(connection: &mut Connection, table: &str) -> Result<i64, sqlx::Error> {
+    let sql = format!("SELECT CAST(count(*) AS bigint) FROM {table}");
+    match connection {
+        Connection::Postgres(connection) => {
+            pg::fetch(connection, sql, &[]).await?.first().map_or(Ok(0), |row| row.try_get(0))
+        }
+        Connection::Sqlite(connection) => {
+            lite::fetch(connection, sql, &[]).await?.first().map_or(Ok(0), |row| row.try_get(0))
         }
     }
 }

@@ -11,6 +11,8 @@ use uuid::Uuid;
 #[derive(Default)]
 pub struct Checker {
     records: u64,
+    /// Rows that came with them: payloads, deliveries, outcomes.
+    beside: [u64; 3],
     findings: Vec<Finding>,
     more_findings: u64,
     streams: BTreeMap<StreamId, Seen>,
@@ -40,6 +42,11 @@ impl Checker {
     /// Checks one record.
     pub fn record(&mut self, record: &ArchivedRecord) {
         self.records += 1;
+        let projection = &record.projection;
+        let beside = [record.payloads.len(), projection.deliveries.len(), projection.outcomes.len()];
+        for (sum, rows) in self.beside.iter_mut().zip(beside) {
+            *sum += rows as u64;
+        }
         let columns = column_stream(record);
         let computed = hash(&record.header);
         let header = match Header::decode(&record.header) {
@@ -66,6 +73,24 @@ impl Checker {
                 self.gaps.push((StreamId { incarnation, ..stream }, gap));
             }
             Content::Body(_) | Content::Close => {}
+        }
+    }
+
+    /// Compares how many rows a table has with how many came with the records that were checked.
+    pub fn rows(&mut self, table: &str, rows: u64) {
+        let [payloads, deliveries, outcomes] = self.beside;
+        let read = match table {
+            "payload" => payloads,
+            "delivery" => deliveries,
+            "outcome" => outcomes,
+            _ => self.records,
+        };
+        if rows != read {
+            let sentence = format!(
+                "the table {table} has {rows} row(s), of which {read} belong to the records of a stream: others were put in"
+            );
+            let stream = StreamId { journal: Uuid::nil(), endpoint: String::new(), incarnation: Uuid::nil() };
+            self.keep(Finding { kind: FindingKind::Foreign, stream, sequence: None, id: None, sentence });
         }
     }
 
@@ -330,17 +355,21 @@ impl Checker {
         id: Option<Uuid>,
         message: String,
     ) {
-        if self.findings.len() == MAX_FINDINGS {
-            self.more_findings += 1;
-            return;
-        }
         let record = match (id, sequence) {
             (Some(id), Some(sequence)) => format!(", record {sequence} ({id})"),
             (Some(id), None) => format!(", record {id}"),
             (None, _) => String::new(),
         };
         let sentence = format!("{stream}{record}: {message}");
-        self.findings.push(Finding { kind, stream: stream.clone(), sequence, id, sentence });
+        self.keep(Finding { kind, stream: stream.clone(), sequence, id, sentence });
+    }
+
+    fn keep(&mut self, finding: Finding) {
+        if self.findings.len() == MAX_FINDINGS {
+            self.more_findings += 1;
+        } else {
+            self.findings.push(finding);
+        }
     }
 }
 
