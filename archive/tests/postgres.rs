@@ -116,6 +116,44 @@ async fn a_writer_can_neither_change_nor_read_what_it_wrote() {
 }
 
 #[tokio::test]
+async fn what_a_database_says_of_a_record_it_refuses_is_not_repeated() {
+    let kept = Kept::open();
+    let mut message = accepted("m");
+    message.message_type = "my secret".to_owned();
+    kept.append(vec![draft(message, "my secret")]).await;
+    let records = kept.waiting().await;
+    let trigger = |code: &str| {
+        format!(
+            "CREATE FUNCTION cartulary.odd() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+             RAISE EXCEPTION 'odd: %', NEW.body USING ERRCODE = '{code}'; END $$; \
+             CREATE TRIGGER odd BEFORE INSERT ON cartulary.record FOR EACH ROW WHEN (NEW.body IS NOT NULL) EXECUTE FUNCTION cartulary.odd()"
+        )
+    };
+    for (change, expected, word) in [
+        (trigger("P0001"), reason::UNREACHABLE, "P0001"),
+        (trigger("22000"), reason::REJECTED, "22000"),
+        (
+            "ALTER TABLE cartulary.record ALTER type TYPE integer USING 0".to_owned(),
+            reason::UNREACHABLE,
+            "42804",
+        ),
+        (
+            "ALTER TABLE cartulary.record ADD CONSTRAINT short CHECK (length(body) < 3)".to_owned(),
+            reason::REJECTED,
+            "short",
+        ),
+    ] {
+        let database = migrated().await;
+        let mut endpoint = SqlEndpoint::new(database.target(database.config(&database.writer())));
+        endpoint.connect().await.expect("connected");
+        database.superuser(&change).await;
+        let error = endpoint.write(&records).await.expect_err("it refuses");
+        assert_eq!(error.reason(), expected, "{error}");
+        assert!(error.to_string().contains(word) && !error.to_string().contains("secret"), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn records_go_to_their_months_partition_and_to_the_default_one_otherwise() {
     let database = migrated().await;
     let kept = Kept::open();

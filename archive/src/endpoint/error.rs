@@ -1,6 +1,7 @@
 //! What can be wrong with an endpoint, in terms of what to do about it.
 
 use cartulary_compliance::names::reason;
+use sqlx::postgres::PgDatabaseError;
 
 /// Why an endpoint did not do what it was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -48,7 +49,8 @@ impl EndpointError {
     }
 }
 
-/// What an error of the database means. Messages name what to do; the database's own words follow.
+/// What an error of the database means. Messages name what to do; the database's own words follow, except where it speaks of what
+/// it was given: those may quote it, and messages end in logs and statuses (P8).
 pub fn classify(place: &str, error: &sqlx::Error) -> EndpointError {
     match error {
         sqlx::Error::Tls(inner) => EndpointError::misconfigured(
@@ -59,12 +61,10 @@ pub fn classify(place: &str, error: &sqlx::Error) -> EndpointError {
             reason::TLS_FAILED,
             format!("TLS with {place} failed, check its certificate and the configured authority: {inner}"),
         ),
-        sqlx::Error::Database(inner)
-            if inner.try_downcast_ref::<sqlx::postgres::PgDatabaseError>().is_some() =>
-        {
-            postgres(place, inner.code().as_deref().unwrap_or(""), inner.message())
-        }
-        sqlx::Error::Database(inner) => sqlite(place, inner.code().as_deref().unwrap_or(""), inner.message()),
+        sqlx::Error::Database(inner) => match inner.try_downcast_ref::<PgDatabaseError>() {
+            Some(inner) => postgres(place, inner),
+            None => sqlite(place, inner.code().as_deref().unwrap_or(""), inner.message()),
+        },
         sqlx::Error::Encode(inner) => EndpointError::Rejected { message: inner.to_string() },
         other => EndpointError::unreachable(format!("{place} cannot be reached: {other}")),
     }
@@ -75,7 +75,8 @@ fn is_tls(error: &std::io::Error) -> bool {
     error.kind() == std::io::ErrorKind::InvalidData
 }
 
-fn postgres(place: &str, code: &str, message: &str) -> EndpointError {
+fn postgres(place: &str, error: &PgDatabaseError) -> EndpointError {
+    let (code, message) = (error.code(), error.message());
     let (reason, advice) = match code {
         "28P01" | "28000" => (reason::AUTHENTICATION_FAILED, "refuses the user name or password"),
         "3D000" => (reason::DATABASE_MISSING, "has no such database: create it, then run cartulary migrate"),
@@ -85,11 +86,22 @@ fn postgres(place: &str, code: &str, message: &str) -> EndpointError {
             (reason::UNKNOWN_SCHEMA, "holds an archive of another shape: run cartulary migrate")
         }
         _ if ["22", "23", "54"].iter().any(|class| code.starts_with(class)) => {
-            return EndpointError::Rejected { message: format!("{message} ({code})") };
+            return EndpointError::Rejected { message: refusal(error) };
+        }
+        // Written by whoever wrote a function or trigger.
+        _ if ["P0", "38", "39"].iter().any(|class| code.starts_with(class)) => {
+            return EndpointError::unreachable(format!("{place} cannot do it now: {}", refusal(error)));
         }
         _ => return EndpointError::unreachable(format!("{place} cannot do it now: {message} ({code})")),
     };
     EndpointError::misconfigured(reason, format!("{place} {advice}: {message}"))
+}
+
+/// What was refused, without the database's own words: its log has them.
+fn refusal(error: &PgDatabaseError) -> String {
+    let places = [("constraint", error.constraint()), ("column", error.column()), ("table", error.table())];
+    let places = places.iter().filter_map(|(what, name)| Some(format!(", {what} {}", (*name)?)));
+    format!("the database's error {}{}: see its log", error.code(), places.collect::<String>())
 }
 
 fn sqlite(place: &str, code: &str, message: &str) -> EndpointError {
