@@ -5,7 +5,7 @@ use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -13,6 +13,8 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 const SUPERUSER: &str = "owner";
+/// The user `postgres` of the unpacked Debian.
+const SERVER_USER: &str = "999:999";
 pub const PASSWORD: &str = "only-for-tests";
 
 static RUNNING: Mutex<Weak<Server>> = Mutex::new(Weak::new());
@@ -39,24 +41,29 @@ impl Server {
         if let Some(server) = running.upgrade() {
             return server;
         }
-        let server = Arc::new(Self::start());
+        // From a thread that stays: the kernel ends a child with the thread that started it, and tests are threads of their own.
+        let (tell, started) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let _ = tell.send(Self::start());
+            loop {
+                std::thread::park();
+            }
+        });
+        let server = Arc::new(started.recv().expect("PostgreSQL started"));
         *running = Arc::downgrade(&server);
         server
     }
 
     fn start() -> Self {
-        let bin = binaries();
         let dir = tempfile::tempdir().expect("a temporary folder");
         std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).expect("permissions");
         let home = dir.path().join("home");
         std::fs::create_dir(&home).expect("a folder");
         std::fs::write(dir.path().join("password"), PASSWORD).expect("a password file");
-        if is_root() {
-            let status = Command::new("chown").arg("postgres").arg(&home).status().expect("chown");
-            assert!(status.success(), "there is no user postgres to run the server as");
-        }
+        let status = Command::new("chown").arg(SERVER_USER).arg(&home).status().expect("chown");
+        assert!(status.success(), "the server's folder cannot be given to it: run the tests as root");
         let data = home.join("data");
-        let made = as_server(&bin.join("initdb"))
+        let made = as_server("initdb")
             .args([
                 "--no-sync",
                 "--encoding=UTF8",
@@ -73,7 +80,7 @@ impl Server {
         assert!(made.status.success(), "initdb failed: {}", String::from_utf8_lossy(&made.stderr));
         let port =
             TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port();
-        let child = as_server(&bin.join("postgres"))
+        let child = as_server("postgres")
             .arg("-D")
             .arg(&data)
             .args(["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"])
@@ -177,35 +184,11 @@ impl Database {
     }
 }
 
-fn binaries() -> PathBuf {
-    let on_path = std::env::var_os("PATH")
-        .into_iter()
-        .flat_map(|path| std::env::split_paths(&path).collect::<Vec<_>>())
-        .find(|dir| dir.join("initdb").exists());
-    let installed = || {
-        let mut versions: Vec<PathBuf> = std::fs::read_dir("/usr/lib/postgresql")
-            .ok()?
-            .flatten()
-            .map(|entry| entry.path().join("bin"))
-            .collect();
-        versions.sort();
-        versions.into_iter().rev().find(|dir| dir.join("initdb").exists())
-    };
-    on_path
-        .or_else(installed)
-        .expect("PostgreSQL is needed: apt-get install postgresql, or put initdb on PATH")
-}
-
-fn is_root() -> bool {
-    Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout == b"0\n")
-}
-
-/// PostgreSQL refuses to run as root; then its own user serves.
-fn as_server(program: &Path) -> Command {
-    if !is_root() {
-        return Command::new(program);
-    }
-    let mut command = Command::new("setpriv");
-    command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]).arg(program);
+/// A program of the unpacked Debian that `tests/cluster/setup` makes, as the user there that may run PostgreSQL.
+fn as_server(program: &str) -> Command {
+    let in_root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/cluster/in-root");
+    let mut command = Command::new(in_root);
+    // The kernel ends the server with a test that is killed; from inside, because entering the root clears the signal.
+    command.args(["-u", "postgres", "postgres15", "setpriv", "--pdeathsig", "KILL", program]).current_dir("/tmp");
     command
 }
