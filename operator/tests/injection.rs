@@ -73,6 +73,7 @@ fn a_server_started_with_its_configuration_named_is_refused() {
     let lines = [
         json!({ "args": ["prosody", "--config", "/x"] }),
         json!({ "command": ["prosody", "--config=/x"] }),
+        json!({ "command": ["prosody", "-config", "/x"] }),
         json!({ "command": ["sh", "-c", "exec prosody --config /x"] }),
     ];
     for line in lines {
@@ -111,10 +112,22 @@ fn what_the_sidecar_needs_may_not_be_taken() {
     let mut port = pod();
     port["spec"]["containers"][0]["ports"] = json!([{ "containerPort": 9467 }]);
     assert_eq!(refused(&port, json!({})), reason::PORT_TAKEN);
-    let mut mount = pod();
-    mount["spec"]["containers"][0]["volumeMounts"] =
-        json!([{ "name": "mine", "mountPath": "/run/cartulary/" }]);
-    assert_eq!(refused(&mount, json!({})), reason::MOUNT_TAKEN);
+    let mounting = |path: &str| {
+        let mut pod = pod();
+        pod["spec"]["containers"][0]["volumeMounts"] = json!([{ "name": "mine", "mountPath": path }]);
+        pod
+    };
+    for path in [
+        "/run/cartulary/",
+        "/run/cartulary/prosody/prosody.cfg.lua",
+        "/run//cartulary/./prosody",
+        "/var/run/cartulary",
+    ] {
+        assert_eq!(refused(&mounting(path), json!({})), reason::MOUNT_TAKEN, "{path}");
+    }
+    for path in ["/run", "/run/cartulary-of-mine", "/var/lib/prosody"] {
+        assert!(inject(&mounting(path), &cluster(json!({})), &image()).is_ok(), "{path}");
+    }
     let mut elsewhere = pod();
     elsewhere["spec"]["containers"][0]["env"] = json!([{ "name": "PROSODY_CONFIG", "valueFrom": { "configMapKeyRef": { "name": "a", "key": "b" } } }]);
     assert_eq!(refused(&elsewhere, json!({})), reason::CONFIG_PATH_UNKNOWN);

@@ -138,14 +138,11 @@ fn prepare_server(container: &mut Value, config_path: &str) -> Result<(), Refusa
 
     let mounts = list(container, "volumeMounts")?;
     mounts.retain(|mount| mount["name"] != RUN_VOLUME && mount["name"] != JOURNAL_VOLUME);
-    if mounts
-        .iter()
-        .any(|mount| mount["mountPath"].as_str().is_some_and(|path| path.trim_end_matches('/') == RUN_FOLDER))
-    {
+    if mounts.iter().any(|mount| mount["mountPath"].as_str().is_some_and(is_in_run_folder)) {
         return Err(Refusal::new(
             reason::MOUNT_TAKEN,
             format!(
-                "the XMPP container has a volume of its own at {RUN_FOLDER}, where the link must be: mount it elsewhere"
+                "the XMPP container has a volume of its own in {RUN_FOLDER}, where the link and the plugin must be: mount it elsewhere"
             ),
         ));
     }
@@ -182,7 +179,22 @@ fn names_config(arguments: &Value) -> bool {
         .iter()
         .filter_map(Value::as_str)
         .flat_map(|argument| argument.split([' ', '\t', '\n', '"', '\'']));
-    words.into_iter().any(|word| word == "--config" || word.starts_with("--config="))
+    // Prosody takes one dash for two.
+    let mut options = words.into_iter().filter_map(|word| word.strip_prefix('-'));
+    options.any(|option| {
+        let option = option.strip_prefix('-').unwrap_or(option);
+        option == "config" || option.starts_with("config=")
+    })
+}
+
+/// Whether a volume mounted at `path` would hide the link, the plugin or a part of it.
+fn is_in_run_folder(path: &str) -> bool {
+    let mut parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
+    // In the usual images a link leads from here to /run.
+    if parts.first() == Some(&"var") {
+        parts.remove(0);
+    }
+    format!("/{}/", parts.join("/")).starts_with(&format!("{RUN_FOLDER}/"))
 }
 
 /// A version as a label's value: build metadata (`+…`) may not stand there.
