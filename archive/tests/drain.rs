@@ -178,6 +178,21 @@ async fn a_refused_record_stands_aside_alone_and_may_be_tried_again() {
 }
 
 #[tokio::test]
+async fn a_record_refused_again_and_again_breeds_no_others() {
+    let kept = Kept::open();
+    kept.append(vec![draft(accepted("1"), "1")]).await;
+    let mut reader = kept.journal.reader("main");
+    let batch = reader.try_next(10, u64::MAX).await.expect("read");
+    let refused = batch.last().expect("the message");
+    for _ in 0..3 {
+        kept.journal.dead_letter("main", refused, "no").await.expect("kept aside");
+    }
+    assert_eq!(kept.journal.queue("main").dead_letters, 1);
+    let gaps = reader.try_next(10, u64::MAX).await.expect("read");
+    assert_eq!(gaps.len(), 1, "its stream says once that it is missing");
+}
+
+#[tokio::test]
 async fn an_archive_whose_last_record_was_exchanged_is_told() {
     let running = Running::start(|_| {});
     running.say(&["1", "2"]).await;

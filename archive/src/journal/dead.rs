@@ -60,14 +60,19 @@ impl Shared {
         out.extend_from_slice(&u32::try_from(reason.len()).unwrap_or(0).to_be_bytes());
         out.extend_from_slice(reason.as_bytes());
         frame(&mut out, &record.header_bytes, &record.payloads);
-        let name = format!("{}{}", dead_prefix(endpoint), record.header.id);
-        let is_new = self.disk.open(&name).is_err();
+        let name = dead_name(endpoint, record.header.id);
+        let is_new = !self.is_buried(endpoint, record.header.id);
         disk::replace(&*self.disk, &name, &out)
             .map_err(|error| JournalError::Io { doing: "keep a refused record", error })?;
         if is_new {
             self.state().endpoints.entry(endpoint.to_owned()).or_default().dead_letters += 1;
         }
         Ok(())
+    }
+
+    /// Whether a record is kept aside already.
+    pub fn is_buried(&self, endpoint: &str, id: Uuid) -> bool {
+        self.disk.open(&dead_name(endpoint, id)).is_ok()
     }
 
     /// Names of an endpoint's dead letters, oldest record first.
@@ -100,6 +105,10 @@ impl Shared {
         }
         Ok(())
     }
+}
+
+fn dead_name(endpoint: &str, id: Uuid) -> String {
+    format!("{}{id}", dead_prefix(endpoint))
 }
 
 fn decode(bytes: &[u8]) -> Option<DeadLetter> {

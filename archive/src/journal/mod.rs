@@ -148,7 +148,7 @@ impl Journal {
         self.blocking(move |shared| shared.rewind(&endpoint, archived)).await
     }
 
-    /// Keeps a record aside that `endpoint` refused alone, and says in its stream that it is missing.
+    /// Keeps a record aside that `endpoint` refused alone, and says once in its stream that it is missing.
     pub async fn dead_letter(
         &self,
         endpoint: &str,
@@ -165,11 +165,12 @@ impl Journal {
         // A gap record that is refused in its turn must not breed others.
         let is_gap = matches!(header.content, crate::record::Content::Body(Body::Gap(_)));
         let (name, record, reason) = (endpoint.to_owned(), record.record.clone(), reason.to_owned());
-        self.blocking(move |shared| shared.bury(&name, &record, &reason)).await?;
-        if !is_gap {
+        // Nor must a record that is refused again. Said first and kept aside then: a crash between the two says it twice at worst.
+        let (known, id) = (name.clone(), header.id);
+        if !is_gap && !self.blocking(move |shared| Ok(shared.is_buried(&known, id))).await? {
             self.append(endpoint, vec![Draft { body: Body::Gap(gap), payloads: Vec::new() }]).await?;
         }
-        Ok(())
+        Ok(self.blocking(move |shared| shared.bury(&name, &record, &reason)).await?)
     }
 
     /// The dead letters of `endpoint`, oldest record first.
