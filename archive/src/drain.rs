@@ -6,9 +6,10 @@
 
 use crate::endpoint::{Endpoint, EndpointError, WriteReport};
 use crate::journal::{DeadLetterError, Journal, JournalError, JournalReader, MissingRange, Position, Stored};
-use crate::record::StreamId;
+use crate::record::{StreamEnd, StreamId};
 use cartulary_compliance::names::reason;
 use cartulary_compliance::status::EndpointStatus;
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -269,6 +270,9 @@ impl<E: Endpoint> Drain<E> {
             Some((sequence, _)) if sequence >= confirmed.sequence => return Ok(false),
             _ => {}
         }
+        if self.are_kept_aside(&confirmed, there.map_or(0, |(sequence, _)| sequence + 1)).await? {
+            return Ok(false);
+        }
         let archived = there.map(|(sequence, _)| (confirmed.incarnation, sequence));
         let report = self.journal.rewind(&self.name, archived).await?;
         self.refilling = report.available;
@@ -282,6 +286,17 @@ impl<E: Endpoint> Drain<E> {
         self.handle.said().lost = lost;
         self.say_connected();
         Ok(true)
+    }
+
+    /// Whether every record from `first` on was refused: an archive that never took them has not lost them.
+    async fn are_kept_aside(&self, confirmed: &StreamEnd, first: u64) -> Result<bool, Ended> {
+        if self.journal.queue(&self.name).dead_letters == 0 {
+            return Ok(false);
+        }
+        let letters = self.journal.dead_letters(&self.name).await?;
+        let letters = letters.iter().filter(|letter| letter.incarnation == confirmed.incarnation);
+        let aside: BTreeSet<u64> = letters.map(|letter| letter.sequence).collect();
+        Ok((first..=confirmed.sequence).all(|sequence| aside.contains(&sequence)))
     }
 
     /// Writes a batch, halving what is refused.

@@ -20,8 +20,12 @@ struct Behaviour {
     misconfigured: bool,
     /// Stanza ids that it refuses.
     refused: BTreeSet<String>,
+    /// It refuses everything.
+    refuses: bool,
     taken: Vec<Stored>,
     writes: u64,
+    /// How often it was asked how far it is.
+    looks: u64,
 }
 
 #[derive(Clone, Default)]
@@ -64,7 +68,8 @@ impl Endpoint for Fake {
 
     async fn position(&mut self, stream: &StreamId) -> Result<Option<(u64, Hash)>, EndpointError> {
         self.check()?;
-        let behaviour = self.lock();
+        let mut behaviour = self.lock();
+        behaviour.looks += 1;
         let taken = behaviour.taken.iter().filter(|stored| stored.record.header.stream == *stream);
         let last = taken.max_by_key(|stored| stored.record.header.sequence);
         Ok(last.map(|stored| (stored.record.header.sequence, stored.record.hash())))
@@ -74,7 +79,9 @@ impl Endpoint for Fake {
         self.check()?;
         let mut behaviour = self.lock();
         behaviour.writes += 1;
-        if records.iter().filter_map(stanza_id).any(|id| behaviour.refused.contains(&id)) {
+        if behaviour.refuses
+            || records.iter().filter_map(stanza_id).any(|id| behaviour.refused.contains(&id))
+        {
             return Err(EndpointError::Rejected { message: "the batch holds something odd".to_owned() });
         }
         for stored in records {
@@ -190,6 +197,22 @@ async fn a_record_refused_again_and_again_breeds_no_others() {
     assert_eq!(kept.journal.queue("main").dead_letters, 1);
     let gaps = reader.try_next(10, u64::MAX).await.expect("read");
     assert_eq!(gaps.len(), 1, "its stream says once that it is missing");
+}
+
+#[tokio::test]
+async fn an_archive_that_refuses_everything_has_not_gone_back() {
+    let running = Running::start(|behaviour| behaviour.refuses = true);
+    running.say(&["1", "2", "3"]).await;
+    // The stream's first record, three messages, and a gap record for each of the four.
+    eventually("all are kept aside", async || running.handle.status().dead_letters == 8).await;
+    running.settled().await;
+    let looks = running.fake.lock().looks;
+    eventually("it was looked at", async || running.fake.lock().looks > looks).await;
+    let writes = running.fake.lock().writes;
+    eventually("it was looked at again", async || running.fake.lock().looks > looks + 6).await;
+    assert_eq!(running.handle.status().state, reason::CONNECTED);
+    assert_eq!(running.fake.lock().writes, writes);
+    running.end().await;
 }
 
 #[tokio::test]
