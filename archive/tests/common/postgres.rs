@@ -189,6 +189,8 @@ fn as_server(program: &str) -> Command {
     let in_root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/cluster/in-root");
     let mut command = Command::new(in_root);
     // The kernel ends the server with a test that is killed; from inside, because entering the root clears the signal.
-    command.args(["-u", "postgres", "postgres15", "setpriv", "--pdeathsig", "KILL", program]).current_dir("/tmp");
+    command
+        .args(["-u", "postgres", "postgres15", "setpriv", "--pdeathsig", "KILL", program])
+        .current_dir("/tmp");
     command
 }
