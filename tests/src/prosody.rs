@@ -119,6 +119,13 @@ impl Prosody {
         String::from_utf8_lossy(&fs::read(self.log_file()).unwrap_or_default()).into_owned()
     }
 
+    /// Whether its plugin has said that it is linked to a sidecar, and not since that the link is gone.
+    #[must_use]
+    pub fn is_linked(&self) -> bool {
+        let log = self.log();
+        log.rfind("Linked to sidecar") > log.rfind("The link to the sidecar is gone")
+    }
+
     /// Waits for it to end by itself.
     pub async fn wait(&mut self) -> Result<std::process::ExitStatus> {
         self.process.take().context("it does not run")?.wait().await

@@ -79,6 +79,13 @@ impl World {
         Client::connect(self.prosody.address(), &format!("{user}@{DOMAIN}/{resource}"), PASSWORD).await
     }
 
+    /// Waits until every host is armed, and until the plugin has heard so: a message said before that meets a server that decides
+    /// alone.
+    pub async fn covered(&self) -> Result<()> {
+        self.sidecar.covered().await?;
+        crate::process::until("the plugin's word that it is linked", async || self.prosody.is_linked()).await
+    }
+
     /// Everything in the archive, once nothing waits any more.
     pub async fn archive(&self) -> Result<Archive> {
         self.sidecar.drained().await?;
@@ -165,9 +172,13 @@ impl Builder {
         let mut prosody = Prosody::prepare(&server, &self.users, Some(sidecar.link()), &self.lines)?;
         if self.serve {
             prosody.resume().await?;
-            sidecar.covered().await?;
         }
-        Ok(World { prosody, sidecar, postgres, dir })
+        let world = World { prosody, sidecar, postgres, dir };
+        world.sidecar.until("an open journal", |status| !status.journal.id.is_empty()).await?;
+        if self.serve {
+            world.covered().await?;
+        }
+        Ok(world)
     }
 }
 

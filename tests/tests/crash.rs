@@ -16,7 +16,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 const KILLS: usize = 50;
 
 #[tokio::test]
-async fn whatever_a_client_received_is_archived_once_though_sidecar_and_database_are_killed_fifty_times() -> Result<()> {
+async fn whatever_a_client_received_is_archived_once_though_sidecar_and_database_are_killed_fifty_times()
+-> Result<()> {
     let seed = match std::env::var("CARTULARY_SEED") {
         Ok(given) => given.parse().context("CARTULARY_SEED is a number")?,
         Err(_) => SystemTime::now().duration_since(UNIX_EPOCH)?.subsec_nanos().into(),
@@ -57,7 +58,10 @@ async fn whatever_a_client_received_is_archived_once_though_sidecar_and_database
 
     let archive = world.archive().await?;
     nothing_is_unrecorded(&transcript, &archive).with_context(|| format!("seed {seed}"))?;
-    cartulary_tests::oracle::verify(&world.postgres).await?.holds().with_context(|| format!("seed {seed}"))?;
+    cartulary_tests::oracle::verify(&world.postgres)
+        .await?
+        .holds()
+        .with_context(|| format!("seed {seed}"))?;
     let (said, delivered) = (transcript.said.len(), transcript.delivered().len());
     println!(
         "{KILLS} kills, seed {seed}: {said} said, {delivered} delivered, {} refused, {} archived, 0 delivered and not archived",
@@ -78,7 +82,7 @@ async fn kill_often(world: &mut World, random: &mut Random) -> Result<()> {
             world.sidecar.resume().await?;
             // Half of the time it dies again before the plugin is back.
             if random.below(2) == 0 {
-                world.sidecar.covered().await?;
+                world.covered().await?;
             }
         } else {
             world.postgres.kill()?;
@@ -86,7 +90,7 @@ async fn kill_often(world: &mut World, random: &mut Random) -> Result<()> {
             world.postgres.resume().await?;
         }
     }
-    world.sidecar.covered().await
+    world.covered().await
 }
 
 // Talks to one user and to the room, with a few messages always under way, until told to stop.

@@ -323,7 +323,7 @@ async fn a_torn_tail_is_cut_off_and_costs_nothing() -> Result<()> {
     let torn = [bytes.as_slice(), &bytes[record..record + 60]].concat();
     fs::write(&segment, torn)?;
     world.sidecar.resume().await?;
-    world.sidecar.covered().await?;
+    world.covered().await?;
     world.postgres.resume().await?;
     say(&mut transcript, &anna, &ben, 10).await?;
     transcript.hear(&anna);
@@ -355,7 +355,7 @@ async fn a_flipped_byte_costs_one_record_which_is_told_counted_and_named_by_veri
         }
     }
     world.sidecar.resume().await?;
-    world.sidecar.covered().await?;
+    world.covered().await?;
     world.postgres.resume().await?;
     say(&mut transcript, &anna, &ben, 5).await?;
     world.sidecar.until("the damage in the status", |s| s.journal.quarantined == 1).await?;
@@ -386,7 +386,7 @@ async fn without_a_sidecar_the_server_does_as_declared_and_the_missing_are_count
         let heard = ben.messages().len();
         assert_eq!(heard, if block { 5 } else { 12 });
         world.sidecar.resume().await?;
-        world.sidecar.covered().await?;
+        world.covered().await?;
         say(&mut transcript, &anna, &ben, 5).await?;
         transcript.hear(&anna);
         transcript.hear(&ben);
@@ -397,7 +397,8 @@ async fn without_a_sidecar_the_server_does_as_declared_and_the_missing_are_count
                 archive.gaps().filter(|gap| gap.reason == GapReason::NoLink).map(|gap| gap.count).sum();
             archive.accepted().count() == 10 && missing == if block { 0 } else { 7 }
         })
-        .await?;
+        .await
+        .with_context(|| world.sidecar.log())?;
         verify(&world.postgres).await?.holds_but_for_gaps()?;
     }
     Ok(())
@@ -424,7 +425,7 @@ async fn a_hook_that_throws_refuses_the_message_and_is_counted() -> Result<()> {
         before_last_return(text, "event.describe = function () error('broken on purpose'); end")
     })?;
     world.prosody.resume().await?;
-    world.sidecar.covered().await?;
+    world.covered().await?;
     let (anna, ben) = (world.client("anna/desk").await?, world.client("ben/desk").await?);
     anna.message(ben.bare(), "chat", "m-1", "into the void").await?;
     assert!(anna.answer_to("m-1").await?.is_error());
