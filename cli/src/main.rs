@@ -15,6 +15,7 @@ mod message;
 mod migrate;
 mod output;
 mod password;
+mod pods;
 mod search;
 mod source;
 mod status;

@@ -7,7 +7,8 @@ use crate::kubernetes::{End, Remote};
 use crate::merge::{self, Merged};
 use crate::message::{self, Message};
 use crate::output::{self, Format};
-use crate::source::{Pods, Source};
+use crate::pods::Pods;
+use crate::source::Source;
 use crate::{Found, archive};
 use anyhow::{Context, bail};
 use futures::StreamExt;
@@ -26,8 +27,8 @@ pub async fn run(args: SearchArgs) -> anyhow::Result<Found> {
         }
         Source::Pods(found) => {
             unread.extend_from_slice(&found.unread);
-            for (pod, endpoint) in &found.pods {
-                let name = format!("pod {}", pod.name_any());
+            for (pod, endpoint) in &found.archives {
+                let name = format!("pod {}, endpoint {endpoint}", pod.name_any());
                 match found.run(pod, endpoint, &remote_arguments(&args.terms)).await {
                     Ok(remote) => sources.push(merge::Source { name, messages: messages_of(remote) }),
                     Err(error) => unread.push(format!("{name}: {error:#}")),

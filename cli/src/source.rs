@@ -1,19 +1,11 @@
 //! Which archives a command reads: one given by its URL, or those of an XMPPCluster's pods.
-//!
-//! An embedded archive lies on each pod's own volume, so it is read by our own binary, run in the sidecar of each pod. A PostgreSQL
-//! archive is never read with the writer's password out of the cluster: that role cannot read, and should not.
 
 use crate::args::SourceArgs;
-use crate::kubernetes::{Kubernetes, Remote};
 use crate::password;
+use crate::pods::Pods;
 use anyhow::{Context, anyhow, bail};
-use cartulary_archive::endpoint::embedded_file_name;
 use cartulary_compliance::config::{PostgreSql, TlsMode};
-use k8s_openapi::api::core::v1::Pod;
-use kube::ResourceExt;
-use kube::api::DynamicObject;
 use sqlx::postgres::PgConnectOptions;
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// An archive that can be opened from here.
@@ -31,17 +23,6 @@ pub enum Source {
     Archive(Location),
     /// The embedded archives of a cluster's pods.
     Pods(Pods),
-}
-
-/// Embedded archives of a cluster.
-pub struct Pods {
-    kubernetes: Kubernetes,
-    /// `namespace/name` of the XMPPCluster.
-    pub cluster: String,
-    /// The pods that have one, and the name of their endpoint.
-    pub pods: Vec<(Pod, String)>,
-    /// Parts of the cluster's records that cannot be read this way, in words.
-    pub unread: Vec<String>,
 }
 
 impl Source {
@@ -126,116 +107,9 @@ fn parameter<'a>(url: &'a str, name: &str) -> Option<&'a str> {
     query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
 }
 
-impl Pods {
-    async fn of(args: &SourceArgs) -> anyhow::Result<Self> {
-        let kubernetes = Kubernetes::connect(&args.kube).await?;
-        let cluster = kubernetes.cluster(args.cluster.as_deref()).await?;
-        let name = cluster.name_any();
-        let namespace = kubernetes.namespace.clone();
-        let endpoints = kubernetes.list("ArchiveEndpoint", false).await?;
-        let endpoints: BTreeMap<String, &DynamicObject> =
-            endpoints.iter().map(|e| (e.name_any(), e)).collect();
-        let mut unread: Vec<String> = retained(&cluster)
-            .map(|claim| {
-                format!("journal claim {claim}: its pod is gone; start a pod of that name to read it")
-            })
-            .collect();
-        let mut pods = Vec::new();
-        let mut elsewhere = BTreeMap::new();
-        for pod in kubernetes.pods(&namespace, &name).await? {
-            let Some(endpoint) = endpoint_of(&cluster, &pod.name_any(), &endpoints) else {
-                unread
-                    .push(format!("pod {}: it is not known which archive its records go to", pod.name_any()));
-                continue;
-            };
-            match endpoints.get(&endpoint).and_then(|object| elsewhere_at(object)) {
-                Some(url) => _ = elsewhere.insert(endpoint, url),
-                None => pods.push((pod, endpoint)),
-            }
-        }
-        for (endpoint, url) in &elsewhere {
-            unread.push(format!("endpoint {endpoint}, a PostgreSQL database: read it as its reader role with --archive '{url}'"));
-        }
-        if pods.is_empty() {
-            let why = if unread.is_empty() { "it has no pods".to_owned() } else { unread.join("; ") };
-            bail!("nothing of XMPPCluster {namespace}/{name} can be read from here: {why}");
-        }
-        Ok(Self { kubernetes, cluster: format!("{namespace}/{name}"), pods, unread })
-    }
-
-    /// Runs `cartulary ARGUMENT…` on the embedded archive of one pod.
-    pub async fn run(&self, pod: &Pod, endpoint: &str, arguments: &[String]) -> anyhow::Result<Remote> {
-        let mut command = vec!["cartulary".to_owned()];
-        command.extend_from_slice(arguments);
-        command.push(format!("--archive=sqlite:{}", embedded_file(endpoint)));
-        self.kubernetes.run_in_sidecar(pod, &command).await
-    }
-
-    /// How many records wait on the pods' disks, not archived yet; `None` when a pod does not say.
-    pub async fn waiting(&self) -> Option<u64> {
-        let mut sum = 0;
-        for (pod, _) in &self.pods {
-            let status = self.kubernetes.sidecar_status(pod).await.ok()?;
-            sum += status.endpoints.values().map(|endpoint| endpoint.waiting).sum::<u64>();
-        }
-        Some(sum)
-    }
-}
-
-/// Where a sidecar keeps an endpoint's file.
-fn embedded_file(endpoint: &str) -> String {
-    format!("/var/lib/cartulary/archive/{}", embedded_file_name(endpoint))
-}
-
-/// Names of the cluster's journal claims whose pod is gone, as the operator last saw them.
-pub fn retained(cluster: &DynamicObject) -> impl Iterator<Item = String> + '_ {
-    let claims = cluster.data.pointer("/status/journalClaims").and_then(|claims| claims.as_array());
-    claims
-        .into_iter()
-        .flatten()
-        .filter(|claim| claim.get("inUse").and_then(|used| used.as_bool()) == Some(false))
-        .filter_map(|claim| claim.get("name")?.as_str().map(str::to_owned))
-}
-
-/// Which endpoint a pod's records go to: one of its own, the cluster's, or the namespace's default.
-fn endpoint_of(
-    cluster: &DynamicObject,
-    pod: &str,
-    endpoints: &BTreeMap<String, &DynamicObject>,
-) -> Option<String> {
-    let archiving = cluster.data.pointer("/spec/archiving");
-    let own = archiving.and_then(|archiving| archiving.get("nodeEndpoints")?.as_array()).and_then(|nodes| {
-        let node = nodes.iter().find(|node| node.get("pod").and_then(|name| name.as_str()) == Some(pod))?;
-        node.get("endpoint")?.as_str()
-    });
-    let named = own.or_else(|| archiving?.get("endpoint")?.as_str());
-    named.map(str::to_owned).or_else(|| {
-        let default = |object: &&DynamicObject| {
-            object.data.pointer("/spec/default") == Some(&serde_json::Value::Bool(true))
-        };
-        endpoints.values().copied().find(|object| default(object)).map(ResourceExt::name_any)
-    })
-}
-
-/// The URL to read an endpoint at, when that is not the pod itself.
-fn elsewhere_at(endpoint: &DynamicObject) -> Option<String> {
-    let database = endpoint.data.pointer("/spec/postgresql")?;
-    let text = |name: &str| database.get(name).and_then(|value| value.as_str()).unwrap_or_default();
-    let port = database.get("port").and_then(|port| port.as_u64()).unwrap_or(5432);
-    let host = text("host");
-    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
-    let plain = database.pointer("/tls/mode").and_then(|mode| mode.as_str()) == Some("Disable");
-    Some(format!(
-        "postgres://READER@{host}:{port}/{}{}",
-        text("database"),
-        if plain { "?sslmode=disable" } else { "" }
-    ))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn parse(url: &str) -> anyhow::Result<Location> {
         Location::parse(url, |_| Ok(Some("secret".into())))
@@ -280,27 +154,5 @@ mod tests {
             let error = format!("{:#}", parse(url).expect_err(url));
             assert!(error.contains("postgres://") || error.contains("sqlite:"), "{url}: {error}");
         }
-    }
-
-    #[test]
-    fn a_pods_endpoint_is_its_own_then_the_clusters_then_the_default() {
-        let object = |value| serde_json::from_value::<DynamicObject>(value).expect("an object");
-        let embedded =
-            object(json!({"metadata": {"name": "embedded"}, "spec": {"type": "SQLite", "default": true}}));
-        let database = object(json!({"metadata": {"name": "db"},
-            "spec": {"type": "PostgreSQL", "postgresql": {"host": "::1", "database": "a", "tls": {"mode": "Disable"}}}}));
-        let endpoints = BTreeMap::from([("embedded".to_owned(), &embedded), ("db".to_owned(), &database)]);
-        let cluster =
-            |archiving| object(json!({"metadata": {"name": "c"}, "spec": {"archiving": archiving}}));
-        let of = |archiving, pod| endpoint_of(&cluster(archiving), pod, &endpoints);
-        let own = json!({"endpoint": "db", "nodeEndpoints": [{"pod": "p-1", "endpoint": "other"}]});
-        assert_eq!(of(own.clone(), "p-1").as_deref(), Some("other"));
-        assert_eq!(of(own, "p-0").as_deref(), Some("db"));
-        assert_eq!(of(json!({}), "p-0").as_deref(), Some("embedded"));
-        assert_eq!(elsewhere_at(&embedded), None);
-        assert_eq!(
-            elsewhere_at(&database).as_deref(),
-            Some("postgres://READER@[::1]:5432/a?sslmode=disable")
-        );
     }
 }

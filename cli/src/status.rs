@@ -7,7 +7,7 @@ use crate::Found;
 use crate::args::StatusArgs;
 use crate::kubernetes::Kubernetes;
 use crate::output::{self, Format};
-use crate::{source, time};
+use crate::{pods, time};
 use cartulary_compliance::names::{condition, reason};
 use cartulary_compliance::status::SidecarStatus;
 use futures::StreamExt;
@@ -111,7 +111,7 @@ async fn report(kubernetes: &Kubernetes, cluster: &DynamicObject) -> anyhow::Res
     Ok(ClusterReport {
         conditions: conditions_of(cluster),
         generation: cluster.metadata.generation,
-        retained_claims: source::retained(cluster).collect(),
+        retained_claims: pods::retained(cluster).collect(),
         waiting: endpoints.map(|endpoint| endpoint.waiting).sum(),
         complete: reports.iter().all(|pod| pod.status.is_some()),
         namespace,

@@ -5,7 +5,8 @@
 use crate::args::VerifyArgs;
 use crate::kubernetes::Remote;
 use crate::output::{self, Format};
-use crate::source::{Pods, Source};
+use crate::pods::Pods;
+use crate::source::Source;
 use crate::{Found, archive};
 use anyhow::{Context, bail};
 use cartulary_archive::record::StreamId;
@@ -93,7 +94,7 @@ pub async fn run(args: VerifyArgs) -> anyhow::Result<Found> {
 
 async fn of_pods(pods: &Pods) -> Vec<Verified> {
     let mut all = Vec::new();
-    for (pod, endpoint) in &pods.pods {
+    for (pod, endpoint) in &pods.archives {
         let archive = format!("pod {}, endpoint {endpoint}", pod.name_any());
         all.push(match in_pod(pods, pod, endpoint).await {
             Ok(report) => Verified { archive, problem: None, report: Some(report) },

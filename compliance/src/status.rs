@@ -21,6 +21,8 @@ pub struct SidecarStatus {
     pub journal: JournalStatus,
     /// The endpoints by name.
     pub endpoints: BTreeMap<String, EndpointStatus>,
+    /// Endpoints of which an embedded archive lies beside this journal, former ones included; `None` when that is not known.
+    pub embedded_archives: Option<Vec<String>>,
     /// Sums since the process started.
     pub counts: Counts,
     /// Whether `/readyz` answers 200; the reasons why not otherwise.
@@ -81,6 +83,8 @@ pub struct JournalStatus {
     pub problem: Option<String>,
     /// Records that recovery had to pass over since the journal was made.
     pub quarantined: u64,
+    /// Endpoints that records of this journal went to or wait for, former ones included.
+    pub endpoints: Vec<String>,
 }
 
 /// One endpoint as this node sees it.

@@ -11,6 +11,7 @@ use crate::link::{self, Link};
 use crate::recorder::Recorder;
 use crate::{admin, plugin};
 use anyhow::{Context, Result};
+use cartulary_archive::endpoint::embedded_archives;
 use cartulary_archive::journal::{
     DeadLetterEntry, Journal, JournalError, JournalOptions, Limits, system_clock,
 };
@@ -53,6 +54,8 @@ pub struct Options {
 /// A running sidecar.
 pub struct App {
     node: String,
+    /// The folder of embedded archives.
+    archive: PathBuf,
     config: watch::Receiver<ConfigState>,
     counts: Arc<Counters>,
     recorder: Arc<Recorder>,
@@ -64,11 +67,12 @@ pub struct App {
 }
 
 impl App {
-    fn new(node: &str, config: watch::Receiver<ConfigState>) -> Arc<Self> {
+    fn new(node: &str, archive: PathBuf, config: watch::Receiver<ConfigState>) -> Arc<Self> {
         let counts = Arc::new(Counters::default());
         let recorder = Arc::new(Recorder::new(node, config.clone(), counts.clone()));
         Arc::new(Self {
             node: node.to_owned(),
+            archive,
             config,
             counts,
             link: Link::new(recorder.clone()),
@@ -135,6 +139,13 @@ impl App {
                 "{missing} messages were delivered without a record; their number is not on record yet"
             ));
         }
+        let embedded_archives = match embedded_archives(&self.archive) {
+            Ok(archives) => Some(archives),
+            Err(error) => {
+                notes.push(format!("which embedded archives lie here cannot be told: {error}"));
+                None
+            }
+        };
         SidecarStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             node: self.node.clone(),
@@ -142,6 +153,7 @@ impl App {
             link: self.link.coverage().status(),
             journal: self.journal_status(),
             endpoints: self.drains.status(),
+            embedded_archives,
             counts: self.counts.snapshot(),
             ready,
             notes,
@@ -236,7 +248,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<()> {
     let address = admin.local_addr()?;
 
     let (sender, receiver) = watch::channel(ConfigState::default());
-    let app = App::new(&options.node, receiver);
+    let app = App::new(&options.node, options.data_dir.join("archive"), receiver);
     let background = CancellationToken::new();
     let config = tokio::spawn({
         let (path, background) = (options.config.clone(), background.clone());
@@ -253,7 +265,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<()> {
 
     let journal = app.open_journal(&options, &stop).await;
     if let Some(journal) = journal {
-        serve(&app, &options, journal, link, &stop).await;
+        serve(&app, journal, link, &stop).await;
     } else {
         _ = tokio::time::timeout(LINK_PATIENCE, link).await;
     }
@@ -268,7 +280,6 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<()> {
 /// From an open journal to a closed one.
 async fn serve(
     app: &Arc<App>,
-    options: &Options,
     journal: Journal,
     link: tokio::task::JoinHandle<()>,
     stop: &CancellationToken,
@@ -280,8 +291,9 @@ async fn serve(
     });
     let drains = tokio::spawn({
         let (app, journal, stop) = (app.clone(), journal.clone(), stop.clone());
-        let archive = options.data_dir.join("archive");
-        async move { drains::run(&app.drains, &app.node, app.config.clone(), &journal, &archive, stop).await }
+        async move {
+            drains::run(&app.drains, &app.node, app.config.clone(), &journal, &app.archive, stop).await;
+        }
     });
     stop.cancelled().await;
     tracing::info!("stopping: what was accepted is written, nothing more is taken in");

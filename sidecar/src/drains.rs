@@ -269,6 +269,8 @@ mod tests {
         .await;
         assert!(dir.path().join("archive/first.sqlite").exists());
         assert!(dir.path().join("archive/second%2f%2e%2e%2fx.sqlite").exists());
+        let archives = cartulary_archive::endpoint::embedded_archives(&dir.path().join("archive"));
+        assert_eq!(archives.expect("listed"), ["first", "second/../x"]);
 
         // A former endpoint without waiting records needs no drain; with one it has it again.
         sender.send_replace(in_force(config.clone()));

@@ -14,7 +14,7 @@ mod target;
 pub use error::EndpointError;
 pub use migrate::{Migrated, Roles, SCHEMA_VERSION, migrate};
 pub use rows::{ArchivedPayload, ArchivedRecord};
-pub use sqlite::embedded_file_name;
+pub use sqlite::{embedded_archives, embedded_file_name};
 pub use target::Target;
 
 use crate::journal::Stored;

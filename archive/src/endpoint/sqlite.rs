@@ -28,6 +28,22 @@ pub fn embedded_file_name(endpoint: &str) -> String {
     format!("{}.sqlite", crate::file_name::escape(endpoint))
 }
 
+/// The endpoints whose files lie in such a folder, in order of their names. A folder that was not made yet has none.
+pub fn embedded_archives(folder: &Path) -> std::io::Result<Vec<String>> {
+    let files = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        files => files?,
+    };
+    let mut endpoints = Vec::new();
+    for file in files {
+        let name = file?.file_name();
+        let endpoint = name.to_str().and_then(|name| name.strip_suffix(".sqlite"));
+        endpoints.extend(endpoint.and_then(crate::file_name::unescape));
+    }
+    endpoints.sort_unstable();
+    Ok(endpoints)
+}
+
 pub async fn open(path: &Path) -> Result<SqliteConnection, sqlx::Error> {
     let options = SqliteConnectOptions::new()
         .filename(path)

@@ -211,6 +211,7 @@ impl Journal {
             bytes: state.bytes(),
             problem: state.problem.clone(),
             quarantined: state.quarantined,
+            endpoints: state.endpoints.keys().cloned().collect(),
         }
     }
 
