@@ -131,7 +131,10 @@ impl Process {
     /// Sends a signal. One that runs another program under it, as a tracer does, has it sent to that.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         let child = children_of(self.id()).first().copied().filter(|_| self.wraps);
-        let pid = child.or_else(|| i32::try_from(self.id()).ok()).and_then(Pid::from_raw).context("no process id")?;
+        let pid = child
+            .or_else(|| i32::try_from(self.id()).ok())
+            .and_then(Pid::from_raw)
+            .context("no process id")?;
         Ok(kill_process(pid, signal)?)
     }
 

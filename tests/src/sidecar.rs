@@ -85,7 +85,8 @@ impl Sidecar {
             .arg(&self.plugins)
             .env("RUST_BACKTRACE", "1");
         let process = Process::start("the sidecar", &mut command, &self.dir.join("log"))?;
-        self.process = Some(process.wrapping(self.wrapper.first().is_some_and(|program| program == "strace")));
+        self.process =
+            Some(process.wrapping(self.wrapper.first().is_some_and(|program| program == "strace")));
         Ok(())
     }
 

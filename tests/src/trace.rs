@@ -98,7 +98,8 @@ impl Call {
         let Some(start) = self.arguments.find('<') else { return "" };
         let rest = &self.arguments[start + 1..];
         // A socket's description holds an arrow of its own.
-        let end = rest.find(">,").or_else(|| rest.trim_end().strip_suffix('>').map(str::len)).unwrap_or(rest.len());
+        let end =
+            rest.find(">,").or_else(|| rest.trim_end().strip_suffix('>').map(str::len)).unwrap_or(rest.len());
         &rest[..end]
     }
 

@@ -126,6 +126,8 @@ fn covered(calls: &[Call], event: &[u8; 16], answered: usize) -> Result<()> {
 
 // What happened meanwhile, for whoever looks for the fault.
 fn between(calls: &[Call], from: usize, to: usize) -> String {
-    let line = |call: &Call| format!("{} to {}: {} of {} = {}", call.begin, call.end, call.name, call.file(), call.result);
+    let line = |call: &Call| {
+        format!("{} to {}: {} of {} = {}", call.begin, call.end, call.name, call.file(), call.result)
+    };
     calls.iter().filter(|call| call.end >= from && call.begin <= to).map(line).collect::<Vec<_>>().join("\n")
 }

@@ -400,7 +400,11 @@ async fn a_burst_is_delivered_to_its_end_though_nothing_follows_it() -> Result<(
     // find the rest by itself afterwards.
     let mut burst = String::new();
     for n in 0..300 {
-        let message = format!("<message to='{}' type='chat' id='burst-{n}'><body>{}</body></message>", ben.bare(), "x".repeat(200));
+        let message = format!(
+            "<message to='{}' type='chat' id='burst-{n}'><body>{}</body></message>",
+            ben.bare(),
+            "x".repeat(200)
+        );
         burst.push_str(&message);
     }
     anna.raw(&burst).await?;
