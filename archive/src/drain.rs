@@ -67,7 +67,8 @@ pub struct DrainHandle {
 struct Said {
     state: &'static str,
     message: String,
-    /// What is wrong with what the archive holds, until the process ends.
+    /// What is wrong with what the archive holds. Nothing takes it back but the end of the process: nobody can acknowledge it, and
+    /// records that follow do not mend it.
     lost: Option<String>,
 }
 
@@ -77,12 +78,16 @@ impl DrainHandle {
     pub fn status(&self) -> EndpointStatus {
         let queue = self.journal.queue(&self.name);
         let said = self.said();
-        let message = match &said.lost {
-            Some(lost) => format!("{}; {lost}", said.message),
-            None => said.message.clone(),
+        let (state, message) = match &said.lost {
+            // A connection that is lost is graver, and may be what somebody is about to mend.
+            Some(lost) if said.state == reason::CONNECTED => {
+                (reason::WENT_BACK, format!("{}; {lost}", said.message))
+            }
+            Some(lost) => (said.state, format!("{}; {lost}", said.message)),
+            None => (said.state, said.message.clone()),
         };
         EndpointStatus {
-            state: said.state.to_owned(),
+            state: state.to_owned(),
             message,
             waiting: queue.waiting,
             oldest_waiting_micros: queue.oldest_waiting_nanos.map(|nanos| nanos.div_euclid(1000)),
@@ -98,6 +103,15 @@ impl DrainHandle {
 
     fn said(&self) -> MutexGuard<'_, Said> {
         self.said.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps in the status that something is lost; logs it when it was not known.
+    fn lose(&self, message: String) {
+        let mut said = self.said();
+        if said.lost.as_ref() != Some(&message) {
+            tracing::error!(endpoint = self.name, "{message}");
+            said.lost = Some(message);
+        }
     }
 
     fn say(&self, state: &'static str, message: String) {
@@ -261,10 +275,7 @@ impl<E: Endpoint> Drain<E> {
                 let message = format!(
                     "the archive's record {sequence} of {stream} is not the one that was written: run cartulary verify"
                 );
-                if self.handle.said().lost.as_ref() != Some(&message) {
-                    tracing::error!(endpoint = self.name, "{message}");
-                    self.handle.said().lost = Some(message);
-                }
+                self.handle.lose(message);
                 return Ok(false);
             }
             Some((sequence, _)) if sequence >= confirmed.sequence => return Ok(false),
@@ -275,15 +286,18 @@ impl<E: Endpoint> Drain<E> {
         }
         let archived = there.map(|(sequence, _)| (confirmed.incarnation, sequence));
         let report = self.journal.rewind(&self.name, archived).await?;
+        if let Some(missing) = &report.missing {
+            self.handle.lose(describe(missing));
+        }
+        if report.available == 0 {
+            return Ok(false);
+        }
         self.refilling = report.available;
-        let lost = report.missing.as_ref().map(describe);
         tracing::error!(
             endpoint = self.name,
             available = report.available,
-            lost = lost.as_deref().unwrap_or("nothing"),
-            "the archive holds less than it had confirmed"
+            "the archive holds less than it had confirmed; what the journal keeps is written again"
         );
-        self.handle.said().lost = lost;
         self.say_connected();
         Ok(true)
     }
@@ -348,6 +362,12 @@ impl<E: Endpoint> Drain<E> {
 
 fn describe(missing: &MissingRange) -> String {
     let MissingRange { incarnation, first, last } = missing;
-    let range = last.map_or_else(|| format!("from {first} on"), |last| format!("{first} to {last}"));
-    format!("records {range} of incarnation {incarnation} are kept nowhere any more: restore a newer backup")
+    let range = last.map_or_else(
+        || format!("records from {first} on"),
+        |last| format!("{} records, {first} to {last},", last.saturating_sub(*first).saturating_add(1)),
+    );
+    format!(
+        "the archive does not hold what it had confirmed: {range} of incarnation {incarnation} are kept nowhere any more: restore a \
+         newer backup, or keep this message as evidence of the hole"
+    )
 }

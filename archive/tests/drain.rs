@@ -79,8 +79,7 @@ impl Endpoint for Fake {
         self.check()?;
         let mut behaviour = self.lock();
         behaviour.writes += 1;
-        if behaviour.refuses
-            || records.iter().filter_map(stanza_id).any(|id| behaviour.refused.contains(&id))
+        if behaviour.refuses || records.iter().filter_map(stanza_id).any(|id| behaviour.refused.contains(&id))
         {
             return Err(EndpointError::Rejected { message: "the batch holds something odd".to_owned() });
         }
@@ -103,8 +102,13 @@ struct Running {
 
 impl Running {
     fn start(prepare: impl FnOnce(&mut Behaviour)) -> Self {
-        let (kept, fake, stop) = (Kept::open(), Fake::default(), CancellationToken::new());
+        let fake = Fake::default();
         prepare(&mut fake.lock());
+        Self::on(Kept::open(), fake)
+    }
+
+    fn on(kept: Kept, fake: Fake) -> Self {
+        let stop = CancellationToken::new();
         let options = DrainOptions {
             pause_min: Duration::from_millis(5),
             pause_max: Duration::from_millis(20),
@@ -124,9 +128,10 @@ impl Running {
         eventually("nothing waits", async || self.handle.status().waiting == 0).await;
     }
 
-    async fn end(self) {
+    async fn end(self) -> (Kept, Fake) {
         self.stop.cancel();
         self.task.await.expect("the drain ends");
+        (self.kept, self.fake)
     }
 }
 
@@ -242,5 +247,30 @@ async fn an_archive_that_goes_back_while_connected_is_refilled_too() {
     running.fake.lock().taken.truncate(2);
     eventually("it is refilled", async || running.fake.ids() == ["1", "2", "3"]).await;
     eventually("it is told as over", async || running.handle.status().state == reason::CONNECTED).await;
+    running.end().await;
+}
+
+#[tokio::test]
+async fn an_archive_that_went_back_behind_what_is_kept_stays_told_after_new_records() {
+    let before = Running::start(|_| {});
+    before.say(&["1", "2", "3"]).await;
+    before.settled().await;
+    let (kept, fake) = before.end().await;
+    // The next start writes a segment of its own, so that nothing of this one is kept once its closing record is archived.
+    let running = Running::on(kept.reopen_keeping_nothing().await, fake);
+    running.settled().await;
+    running.fake.lock().taken.truncate(2);
+    let told = async || {
+        let status = running.handle.status();
+        status.state == reason::WENT_BACK && status.message.contains("3 records, 2 to 4,")
+    };
+    eventually("it is told", told).await;
+    running.say(&["4"]).await;
+    running.settled().await;
+    let looks = running.fake.lock().looks;
+    eventually("it was looked at again", async || running.fake.lock().looks > looks + 3).await;
+    assert!(told().await, "{:?}", running.handle.status());
+    running.fake.lock().down = true;
+    eventually("an outage comes first", async || running.handle.status().state == reason::UNREACHABLE).await;
     running.end().await;
 }

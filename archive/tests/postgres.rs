@@ -176,3 +176,23 @@ async fn records_go_to_their_months_partition_and_to_the_default_one_otherwise()
         )
         .await;
 }
+
+#[tokio::test]
+async fn a_missing_partition_is_not_the_fault_of_the_records() {
+    let database = migrated().await;
+    database
+        .superuser(
+            "DO $$ DECLARE part regclass; BEGIN
+               FOR part IN SELECT inhrelid FROM pg_inherits WHERE inhparent = 'cartulary.record'::regclass LOOP
+                 EXECUTE format('DROP TABLE %s', part);
+               END LOOP;
+             END $$",
+        )
+        .await;
+    let kept = Kept::open();
+    kept.append(vec![draft(accepted("m"), "kept waiting")]).await;
+    let mut endpoint = SqlEndpoint::new(database.target(database.config(&database.writer())));
+    endpoint.connect().await.expect("connected");
+    let error = endpoint.write(&kept.waiting().await).await.expect_err("no partition takes it");
+    assert_eq!(error.reason(), reason::NOT_MIGRATED, "{error}");
+}

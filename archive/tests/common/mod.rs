@@ -75,6 +75,15 @@ impl Kept {
         Self { journal, dir }
     }
 
+    /// The same journal after a restart, from now on without what is confirmed.
+    pub async fn reopen_keeping_nothing(self) -> Self {
+        self.journal.close().await.expect("closed");
+        let mut options = JournalOptions::new(self.dir.path().join("journal"), "node-0", "test/xmpp", "test");
+        options.limits.keep_confirmed = Duration::ZERO;
+        let (journal, _) = Journal::open(options, system_clock()).expect("a journal");
+        Self { journal, dir: self.dir }
+    }
+
     pub async fn append(&self, drafts: Vec<Draft>) {
         self.journal.append("main", drafts).await.expect("appended");
     }
