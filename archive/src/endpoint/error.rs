@@ -85,6 +85,10 @@ fn postgres(place: &str, error: &PgDatabaseError) -> EndpointError {
         "42703" | "42883" => {
             (reason::UNKNOWN_SCHEMA, "holds an archive of another shape: run cartulary migrate")
         }
+        // A check violation of no constraint: rows that no partition takes. Nothing is wrong with them.
+        "23514" if error.constraint().is_none() => {
+            (reason::NOT_MIGRATED, "has no partition for these records: run cartulary migrate")
+        }
         _ if ["22", "23", "54"].iter().any(|class| code.starts_with(class)) => {
             return EndpointError::Rejected { message: refusal(error) };
         }

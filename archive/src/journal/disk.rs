@@ -69,6 +69,10 @@ impl RealDisk {
     /// Opens or makes the folder. [`io::ErrorKind::WouldBlock`] means that another process has it.
     pub fn open(dir: &Path) -> io::Result<Self> {
         std::fs::create_dir_all(dir)?;
+        // The folder's own name has to outlive a power cut, or every synced file in it is out of reach.
+        if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            File::open(parent)?.sync_all()?;
+        }
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(dir.join("lock"))?;
         match lock.try_lock() {
             Ok(()) => {}

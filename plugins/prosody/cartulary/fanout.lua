@@ -28,7 +28,13 @@ local xmlns_carbons, xmlns_forward = "urn:xmpp:carbons:2", "urn:xmpp:forward:0";
 function fanout.is_copy(held, stanza)
 	if stanza == held.stanza then return true; end
 	if stanza.attr.type == "error" and held.kind ~= "error" then return false; end
-	if stanza.attr.id == held.id then return true; end
+	if held.id then
+		if stanza.attr.id == held.id then return true; end
+	elseif not stanza.attr.id then
+		-- Without an id the text has to serve: what a module says in reaction has another.
+		return stanza:get_child_text("body") == held.stanza:get_child_text("body")
+			and stanza:get_child_text("subject") == held.stanza:get_child_text("subject");
+	end
 	local subject = held.room and stanza:get_child_text("subject");
 	return subject ~= nil and subject == held.stanza:get_child_text("subject");
 end
