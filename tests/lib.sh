@@ -38,14 +38,18 @@ build_programs() {
   step "compiling the programs" cargo build --locked --workspace --bins
 }
 
-# product_image FILE: the product's image as an archive; made again only when a program or plugin changed.
+# product_image FILE: the product's image as an archive; made again only when a program, plugin or licence changed.
 product_image() {
-  local file=$1
-  if [ -e "$file" ] && [ -z "$(find "$PROGRAMS"/cartulary{,-operator,-sidecar} plugins tests/cluster/product-image -newer "$file" -print -quit)" ]; then
+  local file=$1 docs
+  if [ -e "$file" ] && [ -z "$(find "$PROGRAMS"/cartulary{,-operator,-sidecar} plugins LICENSE NOTICE Cargo.lock tests/{third-party,cluster/product-image} -newer "$file" -print -quit)" ]; then
     return
   fi
   mkdir -p "$(dirname "$file")"
-  tests/cluster/product-image "$PROGRAMS" plugins >"$file.$$"
+  docs=$(mktemp -d)
+  cp LICENSE NOTICE "$docs"
+  tests/third-party "$docs/THIRD-PARTY"
+  tests/cluster/product-image "$PROGRAMS" plugins "$docs" >"$file.$$"
+  rm -rf "$docs"
   mv "$file.$$" "$file"
 }
 
