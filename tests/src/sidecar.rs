@@ -101,6 +101,12 @@ impl Sidecar {
         self.process.take().map_or(Ok(()), |mut process| process.kill())
     }
 
+    /// Lets it stand still, or go on: SIGSTOP, SIGCONT.
+    pub fn freeze(&self, frozen: bool) -> Result<()> {
+        let signal = if frozen { Signal::STOP } else { Signal::CONT };
+        self.process.as_ref().context("it does not run")?.signal(signal)
+    }
+
     /// Stops it as the kubelet does first.
     pub async fn stop(&mut self) -> Result<()> {
         if let Some(mut process) = self.process.take() {

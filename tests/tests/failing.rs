@@ -404,6 +404,32 @@ async fn without_a_sidecar_the_server_does_as_declared_and_the_missing_are_count
     Ok(())
 }
 
+#[tokio::test]
+async fn a_sidecar_that_does_not_answer_holds_messages_no_longer_than_declared_and_hears_what_was_done() -> Result<()> {
+    for block in [true, false] {
+        let start = World::builder().config(move |config| {
+            config.archiving.block_if_unable_to_record = block;
+            config.link.answer_timeout_ms = 500;
+        });
+        let world = start.start().await?;
+        let (anna, ben) = (world.client("anna/desk").await?, world.client("ben/desk").await?);
+        let mut transcript = Transcript::default();
+        world.sidecar.freeze(true)?;
+        say(&mut transcript, &anna, &ben, 3).await?;
+        world.sidecar.freeze(false)?;
+        transcript.hear(&anna);
+        transcript.hear(&ben);
+        let (delivered, refused) = (transcript.delivered().len(), transcript.refused.len());
+        assert_eq!((delivered, refused), if block { (0, 3) } else { (3, 0) });
+        // The link stood all the time; it is told all the same.
+        let told = |s: &cartulary_compliance::status::SidecarStatus| {
+            if block { s.counts.refused >= 3 } else { s.counts.delivered_unrecorded >= 3 }
+        };
+        world.sidecar.until("what the server decided alone", told).await?;
+    }
+    Ok(())
+}
+
 // Changes a file of the plugin where the sidecar has put it, before the server starts.
 fn break_plugin(world: &World, file: &str, change: impl FnOnce(&str) -> String) -> Result<()> {
     let path = world.prosody.plugin().join(file);

@@ -12,6 +12,7 @@ local time = require "util.time";
 local log = require "util.logger".init("cartulary");
 
 local FIRST_RETRY, LAST_RETRY = 0.1, 2; -- seconds
+local REPORT = 5; -- seconds; how soon it is told what was decided alone
 local TICK = 0.25; -- seconds; how coarse the time limit of an answer is
 -- Bytes unsent, above which nothing is asked. The server's own limit (32 MiB) would close the connection, and
 -- so take from everybody what one sender's large messages have filled.
@@ -36,9 +37,22 @@ local ticking = false;
 local alone = { delivered = 0, refused = 0, since = 0 };
 local told = { delivered = 0, refused = 0 };
 
+-- What is decided alone while there is a link (no answer in time, too many waiting) must not go untold until the
+-- link is made again, which may be never.
+local reporting = false;
+local function report_soon()
+	if reporting or not link.ready or alone.delivered + alone.refused == 0 then return; end
+	reporting = true;
+	timer.add_task(REPORT, function ()
+		reporting = false;
+		if link.ready and alone.delivered + alone.refused > 0 then link.announce(); end
+	end);
+end
+
 local function count(what)
 	if alone.delivered + alone.refused == 0 then alone.since = math.floor(time.now() * 1e6); end
 	alone[what] = alone[what] + 1;
+	report_soon();
 end
 function link.count_delivered() count("delivered"); end
 function link.count_refused() count("refused"); end
@@ -123,6 +137,7 @@ end
 on_frame[wire.SETTINGS] = function (_, body)
 	link.settings = wire.settings(body);
 	link.ready = true;
+	report_soon();
 end
 
 on_frame[wire.VERDICT] = function (id, body)
