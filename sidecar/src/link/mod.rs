@@ -68,8 +68,9 @@ pub fn bind(path: &Path) -> Result<UnixListener> {
     }
     let listener = UnixListener::bind(path)
         .with_context(|| format!("the socket {} cannot be opened", path.display()))?;
-    // The server runs as another user of the same group (the pod's fsGroup).
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
+    // The server runs as another user, and one whose image starts as root and drops its groups has lost the pod's fsGroup too. Who can
+    // reach the folder decides: an emptyDir (mode 0777, so anybody in it may pass) that only the server's container and ours mount.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))?;
     Ok(listener)
 }
 

@@ -51,6 +51,15 @@ async fn no_verdict_leaves_before_the_sync_that_covers_its_record() {
 }
 
 #[tokio::test]
+async fn a_server_of_any_user_and_group_may_connect() {
+    use std::os::unix::fs::MetadataExt;
+    let dir = tempfile::tempdir().expect("a folder");
+    let socket = dir.path().join("link.sock");
+    let _listener = super::bind(&socket).expect("a socket");
+    assert_eq!(std::fs::metadata(&socket).expect("there").mode() & 0o777, 0o666);
+}
+
+#[tokio::test]
 async fn an_accepted_record_holds_all_that_the_server_said() {
     let gate = Arc::new(Gate::default());
     gate.always(Ok(()));
