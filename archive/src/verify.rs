@@ -9,7 +9,7 @@ pub use check::Checker;
 
 use crate::endpoint::{Archive, Bind, EndpointError};
 use crate::record::StreamId;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use uuid::Uuid;
 
@@ -21,7 +21,7 @@ const TABLES: [&str; 4] = ["record", "payload", "delivery", "outcome"];
 pub const MAX_FINDINGS: usize = 1000;
 
 /// What kind of thing was found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FindingKind {
     /// Header and hash do not belong together, or the header cannot be read.
@@ -47,7 +47,7 @@ pub enum FindingKind {
 }
 
 /// One thing that is not as it should be.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Finding {
     /// What kind of thing.
@@ -63,7 +63,7 @@ pub struct Finding {
 }
 
 /// A stream whose end is not proved.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Unclosed {
     /// The stream.
@@ -73,7 +73,7 @@ pub struct Unclosed {
 }
 
 /// Something that a gap record says is missing.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DeclaredGap {
     /// The stream in which it is missing.
@@ -87,7 +87,7 @@ pub struct DeclaredGap {
 }
 
 /// What a verification found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
     /// Whether nothing was found.

@@ -9,7 +9,7 @@ use crate::pods::Pods;
 use crate::source::Source;
 use crate::{Found, archive};
 use anyhow::{Context, bail};
-use cartulary_archive::record::StreamId;
+use cartulary_archive::verify::{Report, Unclosed};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use serde::{Deserialize, Serialize};
@@ -23,47 +23,8 @@ struct Verified {
     archive: String,
     /// Why it could not be verified.
     problem: Option<String>,
+    /// What the verification said.
     report: Option<Report>,
-}
-
-/// The archive crate's report, as far as it is shown; read back from pods too.
-#[derive(Serialize, Deserialize, Debug, Default)]
-#[serde(rename_all = "camelCase", default)]
-struct Report {
-    consistent: bool,
-    completeness_proven: bool,
-    records: u64,
-    streams: u64,
-    findings: Vec<Finding>,
-    more_findings: u64,
-    gaps: Vec<Gap>,
-    unclosed: Vec<Unclosed>,
-}
-
-#[derive(Serialize, Deserialize, Debug)]
-#[serde(rename_all = "camelCase")]
-struct Finding {
-    kind: String,
-    stream: StreamId,
-    sequence: Option<u64>,
-    id: Option<String>,
-    sentence: String,
-}
-
-#[derive(Serialize, Deserialize, Debug)]
-#[serde(rename_all = "camelCase")]
-struct Gap {
-    stream: StreamId,
-    first: Option<u64>,
-    count: u64,
-    reason: String,
-}
-
-#[derive(Serialize, Deserialize, Debug)]
-#[serde(rename_all = "camelCase")]
-struct Unclosed {
-    stream: StreamId,
-    last_sequence: u64,
 }
 
 /// Runs the command.
@@ -72,7 +33,6 @@ pub async fn run(args: VerifyArgs) -> anyhow::Result<Found> {
         Source::Archive(location) => {
             let mut archive = archive::open(&location).await?;
             let report = cartulary_archive::verify::verify(&mut archive).await?;
-            let report = serde_json::from_value(serde_json::to_value(report)?)?;
             vec![Verified { archive: archive.place().to_owned(), problem: None, report: Some(report) }]
         }
         Source::Pods(pods) => of_pods(&pods).await,
@@ -169,6 +129,8 @@ fn verdict(all: &[Verified]) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cartulary_archive::record::StreamId;
+    use cartulary_archive::verify::{DeclaredGap, Finding, FindingKind};
 
     fn verified(report: Option<Report>) -> Verified {
         Verified { archive: "a".into(), problem: report.is_none().then(|| "away".into()), report }
@@ -184,29 +146,29 @@ mod tests {
     }
 
     #[test]
-    fn the_archive_crates_report_is_understood() {
+    fn everything_a_report_tells_is_shown_also_when_it_came_from_a_pod() {
         let stream =
             StreamId { journal: Default::default(), endpoint: "e".into(), incarnation: Default::default() };
-        let report = cartulary_archive::verify::Report {
+        let report = Report {
             consistent: false,
             completeness_proven: false,
             records: 3,
             streams: 1,
-            findings: vec![cartulary_archive::verify::Finding {
-                kind: cartulary_archive::verify::FindingKind::Fork,
+            findings: vec![Finding {
+                kind: FindingKind::Fork,
                 stream: stream.clone(),
                 sequence: Some(1),
                 id: None,
                 sentence: "two follow one".into(),
             }],
             more_findings: 2,
-            gaps: vec![cartulary_archive::verify::DeclaredGap {
+            gaps: vec![DeclaredGap {
                 stream: stream.clone(),
                 first: None,
                 count: 4,
                 reason: "no-link".into(),
             }],
-            unclosed: vec![cartulary_archive::verify::Unclosed { stream, last_sequence: 2 }],
+            unclosed: vec![Unclosed { stream, last_sequence: 2 }],
             sentence: String::new(),
         };
         let value = serde_json::to_value(report).expect("JSON");
