@@ -49,7 +49,7 @@ pub fn repository() -> PathBuf {
 #[must_use]
 pub fn cache() -> PathBuf {
     let var = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    let home = || var("HOME").unwrap_or_else(|| PathBuf::from("/root")).join(".cache");
+    let home = || var("HOME").map_or_else(std::env::temp_dir, |home| home.join(".cache"));
     var("CARTULARY_CACHE").unwrap_or_else(|| var("XDG_CACHE_HOME").unwrap_or_else(home).join("cartulary"))
 }
 
