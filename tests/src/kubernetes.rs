@@ -224,10 +224,10 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         // A failed test leaves its cluster when asked to, so that somebody can look.
-        if std::env::var_os("KEEP").is_none() {
-            if let Err(error) = run(script("down").arg(&self.name)) {
-                eprintln!("{error:#}");
-            }
+        if std::env::var_os("KEEP").is_none()
+            && let Err(error) = run(script("down").arg(&self.name))
+        {
+            eprintln!("{error:#}");
         }
     }
 }
