@@ -96,7 +96,6 @@ impl Sidecar {
         serde_json::from_str(json).expect("a status")
     }
 
-    #[expect(clippy::disallowed_methods, reason = "the test's own thread polls another process")]
     fn until(&self, what: &str, mut condition: impl FnMut(&Self) -> bool) {
         let begun = Instant::now();
         while !condition(self) {
