@@ -405,7 +405,8 @@ async fn without_a_sidecar_the_server_does_as_declared_and_the_missing_are_count
 }
 
 #[tokio::test]
-async fn a_sidecar_that_does_not_answer_holds_messages_no_longer_than_declared_and_hears_what_was_done() -> Result<()> {
+async fn a_sidecar_that_does_not_answer_holds_messages_no_longer_than_declared_and_hears_what_was_done()
+-> Result<()> {
     for block in [true, false] {
         let start = World::builder().config(move |config| {
             config.archiving.block_if_unable_to_record = block;
