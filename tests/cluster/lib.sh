@@ -11,6 +11,12 @@ TOOLS=$HERE/tools
 say() { echo "$*" >&2; }
 die() { say "${0##*/}: $*"; exit 1; }
 
+# A node has folders of its own there, in which it would not find the cache: better told now than after the long build.
+case $CACHE/ in
+  /tmp/* | /run/* | /var/run/* | /var/log/*)
+    die "the cache cannot be in $CACHE, since nodes have a /tmp, /run and /var/log of their own: choose another CARTULARY_CACHE" ;;
+esac
+
 # elapsed SECONDS: as a person says it, 75 is 1m15s.
 elapsed() { if (($1 < 60)); then echo "${1}s"; else printf '%dm%02ds\n' $(($1 / 60)) $(($1 % 60)); fi; }
 
