@@ -199,30 +199,18 @@ async fn an_archive_that_is_away_is_named_and_what_waits_survives_the_pod() -> R
     set_password(&password)?;
     condition("Reachable", "True", "Connected")?;
 
-    cluster.kubectl(&[
-        "-n",
-        CHAT,
-        "patch",
-        "archiveendpoint",
-        "archive",
-        "--type=merge",
-        "-p",
-        "{\"spec\":{\"postgresql\":{\"credentialsSecret\":{\"name\":\"nowhere\"}}}}",
-    ])?;
+    let take_credentials_from = |secret: &str| {
+        let patch =
+            format!("{{\"spec\":{{\"postgresql\":{{\"credentialsSecret\":{{\"name\":\"{secret}\"}}}}}}}}");
+        let object = "archiveendpoint/archive";
+        cluster.kubectl(&["-n", CHAT, "patch", object, "--type=merge", "-p", &patch]).map(drop)
+    };
+    take_credentials_from("nowhere")?;
     let message = condition("Ready", "False", "SecretMissing")?;
     ensure!(message.contains("nowhere"), "the message does not name the Secret: {message}");
     // The last good configuration is still in force.
     talk(200, &mut said, &anna, &ben).await?;
-    cluster.kubectl(&[
-        "-n",
-        CHAT,
-        "patch",
-        "archiveendpoint",
-        "archive",
-        "--type=merge",
-        "-p",
-        "{\"spec\":{\"postgresql\":{\"credentialsSecret\":{\"name\":\"archive-writer\"}}}}",
-    ])?;
+    take_credentials_from("archive-writer")?;
     condition("Ready", "True", "AsDeclared")?;
 
     // The database goes, messages go on; then the pod goes with what waits, and comes back to it.
