@@ -74,6 +74,9 @@ bin_dir() {
 # The unpacked Debian root of in-root and of the base images.
 root_dir() { echo "$CACHE/debian-root-$(short_hash <"$HERE/build-root")"; }
 
+# Prosody 0.12, to be laid over that root.
+prosody12_dir() { echo "$CACHE/prosody12-$(short_hash <"$HERE/build-prosody12")"; }
+
 # The base images as archives.
 images_dir() { echo "$CACHE/cluster/images-$(cat "$HERE/build-root" "$HERE/build-images" "$HERE/mkimage" "$HERE"/images/* | short_hash)"; }
 
