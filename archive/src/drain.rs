@@ -93,6 +93,9 @@ impl DrainHandle {
             oldest_waiting_micros: queue.oldest_waiting_nanos.map(|nanos| nanos.div_euclid(1000)),
             archived: queue.archived,
             dead_letters: queue.dead_letters,
+            waiting_bytes: queue.waiting_bytes,
+            max_records: queue.limit.max_records,
+            max_bytes: queue.limit.max_bytes,
         }
     }
 

@@ -30,6 +30,9 @@ pub struct SidecarConfig {
     pub journal: JournalSettings,
     /// Limits of the event link.
     pub link: LinkSettings,
+    /// When alarms are raised.
+    #[serde(default)]
+    pub alarms: AlarmSettings,
 }
 
 /// An XMPPCluster's name.
@@ -184,6 +187,22 @@ pub struct LinkSettings {
 impl Default for LinkSettings {
     fn default() -> Self {
         Self { answer_timeout_ms: 30_000, max_waiting: 10_000 }
+    }
+}
+
+/// When alarms are raised (MA-10).
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AlarmSettings {
+    /// How full a queue or the journal may be, percent of its limit.
+    pub high_water_percent: u32,
+    /// How long a record may wait for its archive, seconds.
+    pub waiting_too_long_seconds: u32,
+}
+
+impl Default for AlarmSettings {
+    fn default() -> Self {
+        Self { high_water_percent: 80, waiting_too_long_seconds: 900 }
     }
 }
 

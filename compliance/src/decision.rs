@@ -153,7 +153,7 @@ pub fn settings(config: &SidecarConfig, node: &str) -> Settings {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{ClusterRef, FORMAT, JournalSettings, LinkSettings};
+    use crate::config::{AlarmSettings, ClusterRef, FORMAT, JournalSettings, LinkSettings};
     use crate::link::Ingress;
 
     fn archiving(inbound: bool, outbound: bool, block: bool) -> Archiving {
@@ -183,6 +183,7 @@ mod tests {
             secure: true,
             seen_at_micros: 1,
             room: None,
+            event_id: None,
         }
     }
 
@@ -310,6 +311,7 @@ mod tests {
                 endpoints: [].into(),
                 journal: JournalSettings::default(),
                 link: LinkSettings::default(),
+                alarms: AlarmSettings::default(),
             };
             let settings = settings(&config, "pod-0");
             assert_eq!(settings.unanswered, expected, "{inbound} {outbound} {block} {endpoint}");

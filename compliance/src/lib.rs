@@ -3,6 +3,7 @@
 //! Everything here is a value or a pure function over values. The crate knows no Kubernetes, no sockets, no files and no
 //! clock; whoever calls it brings those. That is what lets every decision be tested as a table.
 
+pub mod alarms;
 pub mod config;
 pub mod decision;
 pub mod direction;

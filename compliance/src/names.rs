@@ -5,6 +5,12 @@
 pub mod label {
     /// On a pod: put it under compliance of the XMPPCluster with this name in its namespace.
     pub const CLUSTER: &str = "cartulary.dev/cluster";
+    /// On what the operator keeps for an XMPPCluster outside its namespace: that namespace.
+    pub const NAMESPACE: &str = "cartulary.dev/namespace";
+    /// On a ConfigMap: it holds anchors; the value is the journal's id.
+    pub const ANCHORS: &str = "cartulary.dev/anchors";
+    /// On a Job and its pod: it drains the journal of a pod that is gone; the value is that pod's name.
+    pub const DRAIN: &str = "cartulary.dev/drain";
     /// On a pod, set by injection: the version of what was injected.
     pub const INJECTED: &str = "cartulary.dev/injected";
 }
@@ -28,6 +34,12 @@ pub mod condition {
     pub const ARCHIVE_NOT_INDEPENDENT: &str = "ArchiveNotIndependent";
     /// Nothing is held up, rejected, damaged, or was delivered without a record.
     pub const RECORDING: &str = "Recording";
+    /// Journals are anchored, and what they say of themselves fits what they said before.
+    pub const ANCHORED: &str = "Anchored";
+    /// What was said, recorded and archived are equal in number (EV-2).
+    pub const COUNTED: &str = "Counted";
+    /// No journal is without a pod that carries its records to their archive.
+    pub const JOURNALS_ATTENDED: &str = "JournalsAttended";
 }
 
 /// Reasons of conditions and events.
@@ -128,4 +140,9 @@ pub mod metric {
     pub const ENDPOINT_UP: &str = "cartulary_endpoint_up";
     /// 1 while a plugin is connected and every host armed.
     pub const COVERED: &str = "cartulary_covered";
+    /// 1 while an alarm is raised, by `alarm`, `namespace`, `cluster`, `node`, `endpoint` (empty where it is about none); of sidecar
+    /// and operator alike.
+    pub const ALARM: &str = "cartulary_alarm";
+    /// Messages the plugin counted where streams are read, by `class` (EV-2).
+    pub const COUNTED: &str = "cartulary_counted";
 }

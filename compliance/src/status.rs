@@ -2,6 +2,7 @@
 //!
 //! It holds counts, names, positions and reasons; never message text, JIDs of users, or secrets (P8).
 
+use crate::link::Sums;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -23,6 +24,10 @@ pub struct SidecarStatus {
     pub endpoints: BTreeMap<String, EndpointStatus>,
     /// Endpoints of which an embedded archive lies beside this journal, former ones included; `None` when that is not known.
     pub embedded_archives: Option<Vec<String>>,
+    /// How far each stream of this incarnation has got, signed by the journal.
+    pub heads: Vec<Head>,
+    /// What the plugin counted, today and on days not yet closed (EV-2).
+    pub days: Vec<DayCount>,
     /// Sums since the process started.
     pub counts: Counts,
     /// Whether `/readyz` answers 200; the reasons why not otherwise.
@@ -85,6 +90,59 @@ pub struct JournalStatus {
     pub quarantined: u64,
     /// Endpoints that records of this journal went to or wait for, former ones included.
     pub endpoints: Vec<String>,
+    /// The limit on its bytes.
+    pub max_bytes: u64,
+    /// Whether its volume goes with the pod.
+    pub ephemeral: bool,
+    /// Records whose bytes the disk no longer gives back, found while carrying them to an archive.
+    pub unreadable: u64,
+}
+
+/// How far a stream had got, signed: `docs/record.md`, section "A head and its anchor".
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Head {
+    /// The journal, UUID.
+    pub journal: String,
+    /// The incarnation, UUID.
+    pub incarnation: String,
+    /// The endpoint's name.
+    pub endpoint: String,
+    /// Sequence of the last durable record of the stream.
+    pub sequence: u64,
+    /// Its hash, hex.
+    pub hash: String,
+    /// The last record of this incarnation that the archive had confirmed.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub confirmed: Option<Place>,
+    /// Whether `sequence` is the closing record.
+    pub closed: bool,
+    /// When this was signed, nanoseconds since the epoch.
+    pub at_nanos: i64,
+    /// The journal's Ed25519 public key, hex.
+    pub public_key: String,
+    /// Over the bytes that `docs/record.md` lists, hex.
+    pub signature: String,
+}
+
+/// A record's place in its stream.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Place {
+    /// Its sequence.
+    pub sequence: u64,
+    /// Its hash, hex.
+    pub hash: String,
+}
+
+/// What the plugin counted of a day, all processes of the server since this sidecar's journal first heard of the day.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct DayCount {
+    /// `YYYY-MM-DD`, UTC.
+    pub day: String,
+    /// The sums.
+    pub sums: Sums,
 }
 
 /// One endpoint as this node sees it.
@@ -103,6 +161,12 @@ pub struct EndpointStatus {
     pub archived: u64,
     /// Records rejected alone, kept aside.
     pub dead_letters: u64,
+    /// Bytes that wait.
+    pub waiting_bytes: u64,
+    /// The limit on waiting records (`Max Queue Size`, MA-7).
+    pub max_records: u64,
+    /// The limit on waiting bytes.
+    pub max_bytes: u64,
 }
 
 /// Sums since the process started.
@@ -134,4 +198,8 @@ pub struct Counts {
     pub outcomes_lost: u64,
     /// Frames and fields of the event link that this version skips.
     pub unknown_fields: u64,
+    /// Messages that the plugin read and that nobody was asked about (EV-2).
+    pub passed_by: u64,
+    /// Outcomes and notices the plugin had no room to keep while there was no link.
+    pub plugin_outcomes_lost: u64,
 }

@@ -154,6 +154,8 @@ impl App {
             journal: self.journal_status(),
             endpoints: self.drains.status(),
             embedded_archives,
+            heads: Vec::new(),
+            days: Vec::new(),
             counts: self.counts.snapshot(),
             ready,
             notes,

@@ -42,6 +42,7 @@ pub fn config() -> SidecarConfig {
         endpoints: [("main".to_owned(), endpoint)].into(),
         journal: JournalSettings::default(),
         link: LinkSettings::default(),
+        alarms: Default::default(),
     }
 }
 
@@ -74,6 +75,7 @@ pub fn event(body: &str) -> Event {
         secure: true,
         seen_at_micros: 1_700_000_000_000_000,
         room: None,
+        event_id: None,
     }
 }
 
@@ -242,7 +244,7 @@ impl Plugin {
 }
 
 pub fn since_last(delivered_unrecorded: u64, refused: u64, since_micros: i64) -> SinceLast {
-    SinceLast { delivered_unrecorded, refused, since_micros }
+    SinceLast { delivered_unrecorded, refused, since_micros, outcomes_lost: 0 }
 }
 
 pub fn outcome(event_id: [u8; 16], is_final: bool) -> Outcome {

@@ -33,6 +33,7 @@ fn config(generation: i64) -> Vec<u8> {
         endpoints: [("main".to_owned(), endpoint)].into(),
         journal: JournalSettings::default(),
         link: LinkSettings::default(),
+        alarms: Default::default(),
     };
     config.to_json().expect("serialisable")
 }
@@ -166,6 +167,7 @@ impl Plugin {
             secure: true,
             seen_at_micros: 1,
             room: None,
+            event_id: None,
         };
         self.send(&Frame::Event(id, event));
         loop {

@@ -122,5 +122,6 @@ pub fn event(from: &str, to: &str, stanza_id: &str, body: &str) -> Event {
         secure: true,
         seen_at_micros: 1_700_000_000_000_000,
         room: None,
+        event_id: None,
     }
 }

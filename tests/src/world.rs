@@ -199,6 +199,7 @@ pub fn config(postgres: &Postgres) -> SidecarConfig {
         endpoints: BTreeMap::from([(ENDPOINT.to_owned(), endpoint(postgres, DATABASE))]),
         journal: JournalSettings::default(),
         link: LinkSettings::default(),
+        alarms: Default::default(),
     }
 }
 

@@ -128,7 +128,7 @@ pub fn project(header: &Header, payloads: &[Payload]) -> Projection {
                 .collect();
         }
         Content::Body(Body::Gap(gap)) => set("condition", Some(gap.reason.word())),
-        Content::Open(_) | Content::Close => {}
+        Content::Body(Body::Tally(_)) | Content::Open(_) | Content::Close => {}
     }
     Projection {
         uuids: [Some(header.stream.journal), Some(header.stream.incarnation), header.event()],

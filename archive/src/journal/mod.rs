@@ -23,6 +23,7 @@ pub use options::{
 pub use reader::Stored;
 
 use crate::record::{Body, Draft, Gap, GapReason, StreamEnd};
+use cartulary_compliance::config::QueueLimit;
 use cartulary_compliance::status::JournalStatus;
 use disk::{Disk, RealDisk};
 use state::Shared;
@@ -66,6 +67,8 @@ pub struct QueueStatus {
     pub dead_letters: u64,
     /// The last confirmed record.
     pub confirmed: Option<StreamEnd>,
+    /// How many may wait.
+    pub limit: QueueLimit,
 }
 
 impl Journal {
@@ -212,6 +215,9 @@ impl Journal {
             problem: state.problem.clone(),
             quarantined: state.quarantined,
             endpoints: state.endpoints.keys().cloned().collect(),
+            max_bytes: state.limits.max_bytes,
+            ephemeral: false, // whoever opened it knows
+            unreadable: 0,
         }
     }
 
@@ -226,6 +232,7 @@ impl Journal {
             archived: queue.archived,
             dead_letters: queue.dead_letters,
             confirmed: queue.cursor.last,
+            limit: state.queue_limit(endpoint),
         })
     }
 

@@ -5,7 +5,7 @@ use super::format::{Found, RECORDS_AT, Scan, Stretch, parse};
 use super::recover::put_aside;
 use super::state::{Cursor, Entry, Shared, segment_name};
 use super::{JournalError, MissingRange, Position, RewindReport};
-use crate::record::{Body, Content, Gap, GapReason, Header, Record, StreamEnd};
+use crate::record::{Content, Gap, GapReason, Header, Record, StreamEnd};
 use std::io;
 use std::sync::Arc;
 use uuid::Uuid;
@@ -155,8 +155,7 @@ impl Shared {
                     };
                     let predecessor = match &record.header.content {
                         Content::Open(open) => open.predecessor,
-                        Content::Body(Body::Accepted(_) | Body::Outcome(_) | Body::Gap(_))
-                        | Content::Close => None,
+                        Content::Body(_) | Content::Close => None,
                     };
                     kept.push(Kept { entry, end, predecessor });
                 }

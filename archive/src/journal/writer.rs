@@ -216,7 +216,7 @@ impl Writer {
     /// Encodes a request if everything in it fits; otherwise leaves the batch as it was.
     fn stage(&mut self, batch: &mut Batch, place: (u64, u64), request: Request) -> Answer {
         let Request { endpoint, drafts } = request;
-        let exempt = drafts.iter().all(|draft| matches!(draft.body, Body::Gap(_)));
+        let exempt = drafts.iter().all(|draft| matches!(draft.body, Body::Gap(_) | Body::Tally(_)));
         let before = (batch.bytes.len(), batch.entries.len(), batch.streams.get(&endpoint).copied());
         let appended = self.encode(batch, place, &endpoint, drafts);
         let added = (batch.bytes.len() - before.0) as u64;

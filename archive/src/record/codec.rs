@@ -2,11 +2,11 @@
 
 use super::{
     Accepted, ActionCode, Body, Content, ExceptionEntry, Gap, GapReason, Hash, Header, Kind, Open, Outcome,
-    PayloadRef, RecipientEntry, StreamEnd, StreamId,
+    PayloadRef, RecipientEntry, StreamEnd, StreamId, Tally,
 };
 use cartulary_compliance::direction::Direction;
 use cartulary_compliance::link::{
-    DecodeError, Delivery, DeliveryResult, Field, Fields, FieldsWriter, Ingress, Target,
+    DecodeError, Delivery, DeliveryResult, Field, Fields, FieldsWriter, Ingress, Sums, Target,
 };
 use uuid::Uuid;
 
@@ -50,6 +50,10 @@ mod tag {
     pub const GAP_COUNT: u16 = 61;
     pub const GAP_REASON: u16 = 62;
     pub const GAP_INCARNATION: u16 = 63;
+    pub const TALLY_DAY: u16 = 64;
+    pub const TALLY_INSTANCE: u16 = 65;
+    pub const TALLY_COUNTS: u16 = 66;
+    pub const TALLY_FINAL: u16 = 67;
     pub const KEY: u16 = 70;
     pub const KEY_SALT: u16 = 71;
     pub const PAYLOAD: u16 = 80;
@@ -88,6 +92,7 @@ impl Header {
             Content::Body(Body::Accepted(accepted)) => encode_accepted(&mut w, accepted),
             Content::Body(Body::Outcome(outcome)) => encode_outcome(&mut w, outcome),
             Content::Body(Body::Gap(gap)) => encode_gap(&mut w, gap),
+            Content::Body(Body::Tally(tally)) => encode_tally(&mut w, tally),
             Content::Close => {}
         }
         w.maybe(tag::KEY, self.key.as_deref());
@@ -228,6 +233,14 @@ fn encode_gap(w: &mut FieldsWriter, gap: &Gap) {
     }
 }
 
+fn encode_tally(w: &mut FieldsWriter, tally: &Tally) {
+    let counts: Vec<u8> = tally.sums.to_array().into_iter().flat_map(u64::to_be_bytes).collect();
+    w.bytes(tag::TALLY_DAY, &tally.day.to_be_bytes())
+        .text(tag::TALLY_INSTANCE, &tally.instance)
+        .bytes(tag::TALLY_COUNTS, &counts)
+        .bytes(tag::TALLY_FINAL, &[u8::from(tally.is_final)]);
+}
+
 /// The fields of a header while they are being read.
 #[derive(Default)]
 struct Parts {
@@ -267,6 +280,10 @@ struct Parts {
     gap_count: Option<u64>,
     gap_reason: Option<GapReason>,
     gap_incarnation: Option<Uuid>,
+    tally_day: Option<u32>,
+    tally_instance: Option<String>,
+    tally_counts: Option<Sums>,
+    tally_final: Option<bool>,
     key: Option<String>,
     key_salt: Option<[u8; 32]>,
     payloads: Vec<PayloadRef>,
@@ -280,6 +297,15 @@ fn uuid(field: Field<'_>) -> Result<Uuid, DecodeError> {
 fn coded<T>(field: Field<'_>, from_code: impl Fn(u8) -> Option<T>) -> Result<T, DecodeError> {
     let code = field.u8()?;
     from_code(code).ok_or_else(|| field.unknown(code))
+}
+
+fn sums(field: Field<'_>) -> Result<Sums, DecodeError> {
+    let bytes: [u8; 64] = field.array()?;
+    let mut sums = [0; 8];
+    for (sum, bytes) in sums.iter_mut().zip(bytes.as_chunks::<8>().0) {
+        *sum = u64::from_be_bytes(*bytes);
+    }
+    Ok(Sums::from_array(sums))
 }
 
 impl Parts {
@@ -326,6 +352,10 @@ impl Parts {
                 self.gap_reason = Some(reason);
             }
             tag::GAP_INCARNATION => self.gap_incarnation = Some(uuid(field)?),
+            tag::TALLY_DAY => self.tally_day = Some(field.u32()?),
+            tag::TALLY_INSTANCE => self.tally_instance = Some(field.string()?),
+            tag::TALLY_COUNTS => self.tally_counts = Some(sums(field)?),
+            tag::TALLY_FINAL => self.tally_final = Some(field.u8()? != 0),
             tag::KEY => self.key = Some(field.string()?),
             tag::KEY_SALT => self.key_salt = Some(field.array()?),
             tag::PAYLOAD => self.payloads.push(decode_payload(field.nested())?),
@@ -379,6 +409,12 @@ impl Parts {
                 count: need(self.gap_count, tag::GAP_COUNT)?,
                 reason: need(self.gap_reason, tag::GAP_REASON)?,
                 incarnation: self.gap_incarnation,
+            })),
+            Kind::Tally => Content::Body(Body::Tally(Tally {
+                day: need(self.tally_day, tag::TALLY_DAY)?,
+                instance: need(self.tally_instance.take(), tag::TALLY_INSTANCE)?,
+                sums: need(self.tally_counts, tag::TALLY_COUNTS)?,
+                is_final: need(self.tally_final, tag::TALLY_FINAL)?,
             })),
             Kind::Close => Content::Close,
         };

@@ -12,7 +12,7 @@ pub use ids::{Ids, new_event_id};
 pub use payload::{Form, Payload, PayloadRef};
 
 use cartulary_compliance::direction::Direction;
-use cartulary_compliance::link::{Delivery, Ingress, Recipient, Target};
+use cartulary_compliance::link::{Delivery, Ingress, Recipient, Sums, Target};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use uuid::Uuid;
@@ -40,6 +40,8 @@ pub enum Body {
     Outcome(Outcome),
     /// Something that should be in the stream and is not.
     Gap(Gap),
+    /// How many messages came in on a day.
+    Tally(Tally),
 }
 
 /// A stanza at an ingress.
@@ -179,6 +181,19 @@ pub struct Gap {
     pub incarnation: Option<Uuid>,
 }
 
+/// What the server's plugin counted of a day (EV-2): sums, so that the last record of each day and process counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tally {
+    /// UTC day, days since 1970-01-01.
+    pub day: u32,
+    /// The process of the server that counted.
+    pub instance: String,
+    /// The sums since that process started.
+    pub sums: Sums,
+    /// Nothing more follows for this day and process.
+    pub is_final: bool,
+}
+
 /// Why something is missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -263,10 +278,12 @@ pub enum Kind {
     Gap = 4,
     /// A stream ends.
     Close = 5,
+    /// How many messages came in.
+    Tally = 6,
 }
 
 impl Kind {
-    const ALL: [Self; 5] = [Self::Open, Self::Accepted, Self::Outcome, Self::Gap, Self::Close];
+    const ALL: [Self; 6] = [Self::Open, Self::Accepted, Self::Outcome, Self::Gap, Self::Close, Self::Tally];
 
     /// The code in records.
     #[must_use]
@@ -289,6 +306,7 @@ impl Kind {
             Self::Outcome => "outcome",
             Self::Gap => "gap",
             Self::Close => "close",
+            Self::Tally => "tally",
         }
     }
 }
@@ -348,6 +366,7 @@ impl Header {
             Content::Body(Body::Accepted(_)) => Kind::Accepted,
             Content::Body(Body::Outcome(_)) => Kind::Outcome,
             Content::Body(Body::Gap(_)) => Kind::Gap,
+            Content::Body(Body::Tally(_)) => Kind::Tally,
             Content::Close => Kind::Close,
         }
     }

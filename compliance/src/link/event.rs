@@ -127,14 +127,16 @@ pub struct Event {
     pub seen_at_micros: i64,
     /// The room, for targets in one.
     pub room: Option<String>,
+    /// The event's id, a UUIDv7 the plugin made; `None` where the sidecar shall make one.
+    pub event_id: Option<[u8; 16]>,
 }
 
 impl Event {
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let (mut ingress, mut host, mut stanza, mut from, mut target, mut seen) =
             (None, None, None, None, None, None);
-        let (mut to, mut recipients, mut session, mut address, mut secure, mut room) =
-            (None, Vec::new(), None, None, false, None);
+        let (mut to, mut recipients, mut session, mut address, mut secure, mut room, mut event_id) =
+            (None, Vec::new(), None, None, false, None, None);
         for field in Fields::new(bytes) {
             let field = field?;
             match field.tag {
@@ -156,6 +158,7 @@ impl Event {
                 10 => secure = field.u8()? != 0,
                 11 => seen = Some(field.i64()?),
                 12 => room = Some(field.string()?),
+                13 => event_id = Some(field.array()?),
                 _ => {}
             }
         }
@@ -172,6 +175,7 @@ impl Event {
             address,
             secure,
             room,
+            event_id,
         })
     }
 
@@ -191,6 +195,9 @@ impl Event {
             .bytes(10, &[u8::from(self.secure)])
             .bytes(11, &self.seen_at_micros.to_be_bytes())
             .maybe(12, self.room.as_deref());
+        if let Some(id) = &self.event_id {
+            w.bytes(13, id);
+        }
         w.finish()
     }
 }

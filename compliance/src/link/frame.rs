@@ -1,6 +1,6 @@
 //! Frames: `length:u32 kind:u8 id:u64 field*`.
 
-use super::{DecodeError, Event, Fields, Hello, Notice, Outcome, Settings, Verdict, Welcome};
+use super::{Count, DecodeError, Event, Fields, Hello, Notice, Outcome, Settings, Verdict, Welcome};
 use std::fmt;
 
 /// The least a frame's length may say: kind and id.
@@ -17,18 +17,20 @@ pub enum Kind {
     Outcome,
     Notice,
     SnapshotEnd,
+    Count,
     Welcome,
     Verdict,
     Settings,
 }
 
 impl Kind {
-    const ALL: [(u8, Self); 8] = [
+    const ALL: [(u8, Self); 9] = [
         (0x01, Self::Hello),
         (0x02, Self::Event),
         (0x03, Self::Outcome),
         (0x04, Self::Notice),
         (0x05, Self::SnapshotEnd),
+        (0x06, Self::Count),
         (0x81, Self::Welcome),
         (0x82, Self::Verdict),
         (0x83, Self::Settings),
@@ -44,9 +46,9 @@ impl Kind {
     fn last_tag(self) -> u16 {
         match self {
             Self::Hello | Self::Verdict => 8,
-            Self::Event => 12,
+            Self::Event => 13,
             Self::Outcome | Self::Settings => 4,
-            Self::Notice => 10,
+            Self::Notice | Self::Count => 10,
             Self::SnapshotEnd => 0,
             Self::Welcome => 3,
         }
@@ -83,6 +85,7 @@ pub enum Frame {
     Outcome(Outcome),
     Notice(Notice),
     SnapshotEnd,
+    Count(Count),
     Welcome(Welcome),
     Verdict(u64, Verdict),
     Settings(Settings),
@@ -136,6 +139,7 @@ impl Frame {
             Kind::Outcome => Self::Outcome(Outcome::decode(raw.fields)?),
             Kind::Notice => Self::Notice(Notice::decode(raw.fields)?),
             Kind::SnapshotEnd => Self::SnapshotEnd,
+            Kind::Count => Self::Count(Count::decode(raw.fields)?),
             Kind::Welcome => Self::Welcome(Welcome::decode(raw.fields)?),
             Kind::Verdict => Self::Verdict(raw.id, Verdict::decode(raw.fields)?),
             Kind::Settings => Self::Settings(Settings::decode(raw.fields)?),
@@ -150,6 +154,7 @@ impl Frame {
             Self::Outcome(m) => (Kind::Outcome, 0, m.encode()),
             Self::Notice(m) => (Kind::Notice, 0, m.encode()),
             Self::SnapshotEnd => (Kind::SnapshotEnd, 0, Vec::new()),
+            Self::Count(m) => (Kind::Count, 0, m.encode()),
             Self::Welcome(m) => (Kind::Welcome, 0, m.encode()),
             Self::Verdict(id, m) => (Kind::Verdict, *id, m.encode()),
             Self::Settings(m) => (Kind::Settings, 0, m.encode()),

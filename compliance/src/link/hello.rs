@@ -59,6 +59,8 @@ pub struct SinceLast {
     pub refused: u64,
     /// Since when, microseconds since the epoch; 0 when nothing happened.
     pub since_micros: i64,
+    /// Outcomes it had no room to keep.
+    pub outcomes_lost: u64,
 }
 
 impl Hello {
@@ -101,7 +103,8 @@ impl Hello {
         w.nested(8, |w| {
             w.bytes(1, &self.since_last.delivered_unrecorded.to_be_bytes())
                 .bytes(2, &self.since_last.refused.to_be_bytes())
-                .bytes(3, &self.since_last.since_micros.to_be_bytes());
+                .bytes(3, &self.since_last.since_micros.to_be_bytes())
+                .bytes(4, &self.since_last.outcomes_lost.to_be_bytes());
         });
         w.finish()
     }
@@ -155,6 +158,7 @@ impl SinceLast {
                 1 => since.delivered_unrecorded = field.u64()?,
                 2 => since.refused = field.u64()?,
                 3 => since.since_micros = field.i64()?,
+                4 => since.outcomes_lost = field.u64()?,
                 _ => {}
             }
         }

@@ -25,7 +25,13 @@ fn event() -> impl Strategy<Value = Event> {
     (
         (1u8..=4, 1u8..=6, any::<bool>(), any::<i64>()),
         (text(), text(), text(), option::of(text())),
-        (vec(recipient(), 0..4), option::of(text()), option::of(text()), option::of(text())),
+        (
+            vec(recipient(), 0..4),
+            option::of(text()),
+            option::of(text()),
+            option::of(text()),
+            option::of(any::<[u8; 16]>()),
+        ),
     )
         .prop_map(|((ingress, target, secure, seen_at_micros), (host, stanza, from, to), rest)| Event {
             ingress: Ingress::from_code(ingress).expect("one of four"),
@@ -40,6 +46,7 @@ fn event() -> impl Strategy<Value = Event> {
             secure,
             seen_at_micros,
             room: rest.3,
+            event_id: rest.4,
         })
 }
 
@@ -88,24 +95,32 @@ fn hello() -> impl Strategy<Value = Hello> {
     ];
     let host = (name(), host_type, vec(text(), 0..3), option::of(text()))
         .prop_map(|(name, host_type, hooks, problem)| ArmedHost { name, host_type, hooks, problem });
-    (1u16.., 1u16.., [text(), text(), text(), text()], vec(host, 0..4), any::<(u64, u64, i64)>()).prop_map(
-        |(protocol_min, protocol_max, [plugin_version, server, server_version, instance], hosts, since)| {
-            Hello {
+    (1u16.., 1u16.., [text(), text(), text(), text()], vec(host, 0..4), any::<(u64, u64, i64, u64)>())
+        .prop_map(
+            |(
                 protocol_min,
                 protocol_max,
-                plugin_version,
-                server,
-                server_version,
-                instance,
+                [plugin_version, server, server_version, instance],
                 hosts,
-                since_last: SinceLast {
-                    delivered_unrecorded: since.0,
-                    refused: since.1,
-                    since_micros: since.2,
-                },
-            }
-        },
-    )
+                since,
+            )| {
+                Hello {
+                    protocol_min,
+                    protocol_max,
+                    plugin_version,
+                    server,
+                    server_version,
+                    instance,
+                    hosts,
+                    since_last: SinceLast {
+                        delivered_unrecorded: since.0,
+                        refused: since.1,
+                        since_micros: since.2,
+                        outcomes_lost: since.3,
+                    },
+                }
+            },
+        )
 }
 
 fn notice() -> impl Strategy<Value = Notice> {
@@ -133,6 +148,9 @@ fn frame() -> impl Strategy<Value = Frame> {
         outcome().prop_map(Frame::Outcome),
         notice().prop_map(Frame::Notice),
         Just(Frame::SnapshotEnd),
+        (any::<u32>(), any::<[u64; 8]>(), any::<bool>()).prop_map(|(day, sums, is_final)| {
+            Frame::Count(Count { day, sums: Sums::from_array(sums), is_final })
+        }),
         (any::<u16>(), option::of(text()), text()).prop_map(|(protocol, refused, sidecar_version)| {
             Frame::Welcome(Welcome { protocol, refused, sidecar_version })
         }),

@@ -3,6 +3,7 @@
 //! Pure encoding and decoding. Invariants: whatever [`Frame::decode_payload`] accepts can be encoded again; no length sent by
 //! the peer is trusted before it was compared with what is there; unknown tags are skipped and counted, never an error.
 
+mod count;
 mod event;
 mod fields;
 mod frame;
@@ -12,6 +13,7 @@ mod laws;
 mod notice;
 mod verdict;
 
+pub use count::{Count, Sums};
 pub use event::{Event, Ingress, Recipient, Target};
 pub use fields::{DecodeError, Field, Fields, FieldsWriter};
 pub use frame::{Frame, FrameError, Kind, MAX_FRAME, MIN_FRAME, RawFrame};

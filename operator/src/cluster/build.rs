@@ -40,6 +40,7 @@ pub fn build(validated: Validated, cluster: &XmppCluster) -> Prepared {
         endpoints: validated.endpoints,
         journal: validated.journal,
         link: validated.link,
+        alarms: Default::default(),
     };
     let json = config.to_json().expect("maps have text as keys, and nothing else can fail");
     let hash = hex(&Sha256::digest(&json));

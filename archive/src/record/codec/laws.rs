@@ -66,6 +66,12 @@ fn every_kind() -> Vec<Header> {
     };
     let gap =
         Gap { first: Some(1), count: 2, reason: GapReason::NoLink, incarnation: Some(Uuid::from_u128(6)) };
+    let tally = Tally {
+        day: 20_000,
+        instance: "i".to_owned(),
+        sums: Sums::from_array([8, 7, 6, 5, 4, 3, 2, u64::MAX]),
+        is_final: true,
+    };
     let end = StreamEnd { incarnation: Uuid::from_u128(5), sequence: 9, hash: [1; 32] };
     vec![
         header(Content::Open(Open { predecessor: Some(end), software: "1".to_owned() })),
@@ -73,6 +79,7 @@ fn every_kind() -> Vec<Header> {
         header(Content::Body(Body::Accepted(accepted))),
         header(Content::Body(Body::Outcome(outcome))),
         header(Content::Body(Body::Gap(gap))),
+        header(Content::Body(Body::Tally(tally))),
         header(Content::Close),
     ]
 }

@@ -1,0 +1,351 @@
+//! Alarms: what somebody must be told of, under names that never change their meaning (P7, MA-10, CS-8).
+//!
+//! [`of_node`] derives a node's alarms from what its sidecar says of itself, purely, so that the sidecar's own metrics, the
+//! operator's conditions and events, and the command line never disagree. Alarms about what no sidecar can see (a pod that has none,
+//! a journal without a pod, anchors) are the operator's to raise; they are in the same table. Alert rules and
+//! `docs/alarms.md` are generated from it.
+
+use crate::config::AlarmSettings;
+use crate::names::reason;
+use crate::status::{EndpointStatus, SidecarStatus};
+
+/// How soon somebody must act.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Severity {
+    /// During working hours.
+    Warning,
+    /// Now: something is unrecorded, refused, or about to be.
+    Critical,
+}
+
+impl Severity {
+    /// The word in labels.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Warning => "warning",
+            Self::Critical => "critical",
+        }
+    }
+}
+
+/// One row of the catalogue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Alarm {
+    /// Its name: label of the metric, reason of events and mostly of a condition, name of the alert.
+    pub name: &'static str,
+    /// How soon somebody must act.
+    pub severity: Severity,
+    /// Seconds it has to last before an alert rule fires; conditions and events show it at once.
+    pub patience_seconds: u32,
+    /// What it means.
+    pub meaning: &'static str,
+    /// What to do.
+    pub action: &'static str,
+}
+
+macro_rules! catalogue {
+    ($($constant:ident $name:literal $severity:ident $patience:literal $meaning:literal $action:literal)*) => {
+        $(
+            #[doc = $meaning]
+            pub const $constant: Alarm = Alarm {
+                name: $name,
+                severity: Severity::$severity,
+                patience_seconds: $patience,
+                meaning: $meaning,
+                action: $action,
+            };
+        )*
+        /// All alarms, in the order in which they are listed.
+        pub const ALL: &[Alarm] = &[$($constant),*];
+    };
+}
+
+catalogue! {
+    SIDECAR_MISSING "SidecarMissing" Critical 0
+        "A pod carries the cluster's label and has no sidecar: what is said there is not recorded."
+        "Delete the pod, so that it is made anew; if it comes back without one, see whether the operator's webhook is in force."
+    SIDECAR_UNREACHABLE "SidecarUnreachable" Warning 120
+        "A sidecar does not answer the operator."
+        "Let the operator reach port 9467 of the pods (network policies); if it can, read the sidecar's log."
+    PLUGIN_NOT_CONNECTED "PluginNotConnected" Critical 60
+        "The server's plugin has no link to the sidecar: messages are refused, or delivered and counted."
+        "Read the XMPP server's log: our plugin did not load, or the server does not run."
+    HOST_NOT_ARMED "HostNotArmed" Critical 0
+        "A host of the server takes no messages, because they would not be recorded."
+        "The message says which host and why."
+    HOOK_FAILED "HookFailed" Critical 0
+        "A hook of the plugin failed: that message was refused."
+        "Report it with the line of the sidecar's log that names the place; restart the server's pod to clear the alarm."
+    DELIVERED_UNRECORDED "DeliveredUnrecorded" Critical 0
+        "Messages were delivered that should have been recorded and were not."
+        "Mend what kept them out (the other alarms say what); set blockIfUnableToRecord if it must not happen again. A gap record in the archive has the number for ever; the alarm ends with the sidecar's process."
+    REFUSED_UNRECORDED "RefusedUnrecorded" Critical 0
+        "Messages are being refused because they cannot be recorded."
+        "Mend the journal or the archive, as the other alarms say; senders were told, nothing was lost."
+    COUNT_MISMATCH "CountMismatch" Critical 300
+        "More or fewer messages came in than were asked about: something passes the plugin by."
+        "Look for another module of the server that takes messages before ours; cartulary report shows day and node."
+    JOURNAL_UNWRITABLE "JournalUnwritable" Critical 0
+        "A journal cannot be appended to."
+        "Give the volume room, or replace it; the message says what the disk answered."
+    JOURNAL_DAMAGED "JournalDamaged" Critical 0
+        "Records of a journal are damaged and were passed over, or the disk does not give them back."
+        "Replace the volume; cartulary verify names the hole for ever, the quarantine files hold what was found."
+    JOURNAL_HIGH_WATER "JournalHighWater" Warning 60
+        "A journal is nearly full."
+        "Mend the archive so that it drains, or give journal.size and journal.maxBytes more room."
+    JOURNAL_EPHEMERAL "JournalEphemeral" Warning 0
+        "Records wait in a journal that goes with its pod."
+        "Mend the archive before that pod is deleted; run the server as a StatefulSet with a durable journal."
+    JOURNAL_UNATTENDED "JournalUnattended" Warning 300
+        "The journal of a pod that is gone holds records that are not known to be archived."
+        "Wait for the Job that drains it; cartulary status shows what keeps it."
+    DRAIN_FAILED "DrainFailed" Critical 0
+        "The Job that drains the journal of a pod that is gone has failed."
+        "Read the Job's message in cartulary status; mend the archive or the volume, then delete the Job: it is made anew."
+    QUEUE_HIGH_WATER "QueueHighWater" Warning 60
+        "Nearly as many records wait for an archive as may."
+        "Mend the archive, or raise the endpoint's queue limits, before it is full."
+    QUEUE_FULL "QueueFull" Critical 0
+        "As many records wait for an archive as may: messages are refused, or delivered unrecorded and counted."
+        "Mend the archive, or raise the endpoint's queue limits: they take effect at once."
+    WAITING_TOO_LONG "WaitingTooLong" Warning 0
+        "A record has waited for its archive longer than declared."
+        "Mend the archive; the endpoint's condition Reachable says what is wrong."
+    ARCHIVE_UNREACHABLE "ArchiveUnreachable" Critical 60
+        "An archive cannot be used: no connection, no trust, wrong password, missing database or tables, missing rights. Records wait in the journal."
+        "The condition Reachable of the ArchiveEndpoint has the reason; operate.md says what to do for each."
+    ARCHIVE_WENT_BACK "ArchiveWentBack" Critical 0
+        "An archive holds less than it had confirmed, as after a restore, or another record than was written."
+        "While it is being refilled, wait; what is lost for good is told with its range. Run cartulary verify."
+    RECORDS_REJECTED "RecordsRejected" Critical 0
+        "An archive refuses single records; they are kept aside on the node."
+        "cartulary dead-letters list shows which and why; mend the cause, then cartulary dead-letters retry."
+    OUTCOMES_LOST "OutcomesLost" Warning 0
+        "What became of some messages could not be recorded; the messages themselves were."
+        "Mend the journal; the alarm ends with the sidecar's process."
+    CONFIGURATION_NOT_TAKEN "ConfigurationNotTaken" Critical 0
+        "A sidecar does not take its newest configuration and goes on with the last good one."
+        "The message says why; use operator and sidecar of one version."
+    ANCHOR_CONFLICT "AnchorConflict" Critical 0
+        "A journal says something of itself that does not fit what it said before: another key, or a stream that went back."
+        "A volume was restored from a copy, or replaced: find out who did. Both heads are kept; cartulary verify shows what they mean."
+    ANCHORS_UNWRITABLE "AnchorsUnwritable" Warning 300
+        "The operator cannot keep anchors: what is archived now can be shown to be consistent, not complete."
+        "See the message: a quota or a right in the operator's namespace is in the way."
+    CERTIFICATE_EXPIRING "CertificateExpiring" Critical 0
+        "The webhook's certificate is about to expire and was not renewed: labelled pods will be refused."
+        "Read the operator's log; it renews by itself unless it may not write its Secret."
+    OPERATOR_ABSENT "OperatorAbsent" Critical 300
+        "No operator leads: recording goes on, but nobody watches it, anchors it or admits pods."
+        "Start the operator again."
+}
+
+/// An alarm that is raised.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Raised {
+    /// Which.
+    pub alarm: Alarm,
+    /// The endpoint it is about, if one.
+    pub endpoint: Option<String>,
+    /// What exactly, for people; no text of messages and no names of users.
+    pub message: String,
+}
+
+/// Endpoint states that are an archive that cannot be used.
+const UNUSABLE: [&str; 8] = [
+    reason::UNREACHABLE,
+    reason::TLS_FAILED,
+    reason::AUTHENTICATION_FAILED,
+    reason::DATABASE_MISSING,
+    reason::NOT_MIGRATED,
+    reason::UNKNOWN_SCHEMA,
+    reason::PERMISSION_DENIED,
+    reason::ENDPOINT_MISSING,
+];
+
+/// The alarms of one node. `now_micros` is the time, microseconds since the epoch.
+#[must_use]
+pub fn of_node(status: &SidecarStatus, settings: AlarmSettings, now_micros: i64) -> Vec<Raised> {
+    let SidecarStatus { config, link, journal, endpoints, counts, .. } = status;
+    let mut raised = Vec::new();
+    let mut raise = |alarm, message: String| raised.push(Raised { alarm, endpoint: None, message });
+    if !link.connected {
+        raise(PLUGIN_NOT_CONNECTED, "the server's plugin is not connected".into());
+    }
+    for host in &link.hosts {
+        if let Some(problem) = &host.problem {
+            raise(HOST_NOT_ARMED, format!("{}: {problem}", host.name));
+        }
+    }
+    let mut count = |alarm, count: u64, what: &str| {
+        if count > 0 {
+            raise(alarm, format!("{count} {what}"));
+        }
+    };
+    count(HOOK_FAILED, counts.failed_hooks, "hook bodies of the plugin failed");
+    count(DELIVERED_UNRECORDED, counts.delivered_unrecorded, "messages were delivered without a record");
+    count(
+        OUTCOMES_LOST,
+        counts.outcomes_lost.saturating_add(counts.plugin_outcomes_lost),
+        "outcomes are not on record",
+    );
+    count(
+        COUNT_MISMATCH,
+        counts.passed_by,
+        "messages came in and nobody was asked about them, or the reverse",
+    );
+    count(
+        JOURNAL_DAMAGED,
+        journal.quarantined.saturating_add(journal.unreadable),
+        "damaged places were passed over",
+    );
+    if let Some(problem) = &journal.problem {
+        raise(JOURNAL_UNWRITABLE, problem.clone());
+    }
+    if let Some(problem) = &config.problem {
+        raise(CONFIGURATION_NOT_TAKEN, problem.clone());
+    }
+    if is_high(journal.bytes, journal.max_bytes, settings) {
+        raise(JOURNAL_HIGH_WATER, format!("{} of {} bytes are used", journal.bytes, journal.max_bytes));
+    }
+    let waiting: u64 = endpoints.values().map(|endpoint| endpoint.waiting).fold(0, u64::saturating_add);
+    if journal.ephemeral && waiting > 0 {
+        raise(JOURNAL_EPHEMERAL, format!("{waiting} records wait in a journal that goes with the pod"));
+    }
+    for (name, endpoint) in endpoints {
+        for (alarm, message) in of_endpoint(endpoint, settings, now_micros) {
+            raised.push(Raised { alarm, endpoint: Some(name.clone()), message });
+        }
+    }
+    raised
+}
+
+fn of_endpoint(endpoint: &EndpointStatus, settings: AlarmSettings, now_micros: i64) -> Vec<(Alarm, String)> {
+    let mut raised = Vec::new();
+    let EndpointStatus { waiting, waiting_bytes, max_records, max_bytes, .. } = *endpoint;
+    let full = |used: u64, limit: u64| limit > 0 && used >= limit;
+    if full(waiting, max_records) || full(waiting_bytes, max_bytes) {
+        raised.push((
+            QUEUE_FULL,
+            format!("{waiting} records ({waiting_bytes} bytes) wait, {max_records} ({max_bytes} bytes) may"),
+        ));
+    } else if is_high(waiting, max_records, settings) || is_high(waiting_bytes, max_bytes, settings) {
+        raised.push((
+            QUEUE_HIGH_WATER,
+            format!("{waiting} records ({waiting_bytes} bytes) wait, {max_records} ({max_bytes} bytes) may"),
+        ));
+    }
+    if let Some(oldest) = endpoint.oldest_waiting_micros {
+        let seconds = now_micros.saturating_sub(oldest) / 1_000_000;
+        if seconds >= i64::from(settings.waiting_too_long_seconds) {
+            raised.push((
+                WAITING_TOO_LONG,
+                format!("the oldest of {waiting} records waits for {seconds} seconds"),
+            ));
+        }
+    }
+    if UNUSABLE.contains(&endpoint.state.as_str()) {
+        raised.push((ARCHIVE_UNREACHABLE, format!("{}: {}", endpoint.state, endpoint.message)));
+    } else if endpoint.state == reason::WENT_BACK {
+        raised.push((ARCHIVE_WENT_BACK, endpoint.message.clone()));
+    }
+    if endpoint.dead_letters > 0 {
+        raised.push((RECORDS_REJECTED, format!("{} records are kept aside", endpoint.dead_letters)));
+    }
+    raised
+}
+
+fn is_high(used: u64, limit: u64, settings: AlarmSettings) -> bool {
+    limit > 0 && u128::from(used) * 100 >= u128::from(limit) * u128::from(settings.high_water_percent)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::Sums;
+    use crate::status::{DayCount, HostCoverage};
+
+    fn quiet() -> SidecarStatus {
+        let mut status = SidecarStatus::default();
+        status.link.connected = true;
+        status.link.hosts = vec![HostCoverage { name: "chat.example".into(), problem: None }];
+        status.journal.max_bytes = 1000;
+        status.days = vec![DayCount { day: "2026-01-01".into(), sums: Sums::default() }];
+        let endpoint = EndpointStatus {
+            state: reason::CONNECTED.into(),
+            max_records: 10,
+            max_bytes: 100,
+            ..EndpointStatus::default()
+        };
+        status.endpoints.insert("main".into(), endpoint);
+        status
+    }
+
+    fn names(change: impl FnOnce(&mut SidecarStatus)) -> Vec<&'static str> {
+        let mut status = quiet();
+        change(&mut status);
+        of_node(&status, AlarmSettings::default(), 3_600_000_000)
+            .iter()
+            .map(|raised| raised.alarm.name)
+            .collect()
+    }
+
+    fn main(status: &mut SidecarStatus) -> &mut EndpointStatus {
+        status.endpoints.get_mut("main").expect("there")
+    }
+
+    #[test]
+    fn each_trouble_raises_its_alarm_and_nothing_else() {
+        assert_eq!(names(|_| {}), [""; 0]);
+        type Change = fn(&mut SidecarStatus);
+        let table: [(&str, Change); 18] = [
+            ("PluginNotConnected", |s| s.link.connected = false),
+            ("HostNotArmed", |s| s.link.hosts[0].problem = Some("why".into())),
+            ("HookFailed", |s| s.counts.failed_hooks = 1),
+            ("DeliveredUnrecorded", |s| s.counts.delivered_unrecorded = 1),
+            ("OutcomesLost", |s| s.counts.plugin_outcomes_lost = 1),
+            ("CountMismatch", |s| s.counts.passed_by = 1),
+            ("JournalDamaged", |s| s.journal.unreadable = 1),
+            ("JournalUnwritable", |s| s.journal.problem = Some("full".into())),
+            ("ConfigurationNotTaken", |s| s.config.problem = Some("bad".into())),
+            ("JournalHighWater", |s| s.journal.bytes = 800),
+            ("JournalEphemeral", |s| {
+                s.journal.ephemeral = true;
+                main(s).waiting = 1;
+            }),
+            ("QueueHighWater", |s| main(s).waiting = 8),
+            ("QueueHighWater", |s| main(s).waiting_bytes = 80),
+            ("QueueFull", |s| main(s).waiting = 10),
+            ("WaitingTooLong", |s| main(s).oldest_waiting_micros = Some(0)),
+            ("ArchiveUnreachable", |s| main(s).state = reason::AUTHENTICATION_FAILED.into()),
+            ("ArchiveWentBack", |s| main(s).state = reason::WENT_BACK.into()),
+            ("RecordsRejected", |s| main(s).dead_letters = 1),
+        ];
+        for (alarm, change) in table {
+            assert_eq!(names(change), [alarm], "{alarm}");
+        }
+    }
+
+    #[test]
+    fn limits_that_are_not_known_raise_nothing() {
+        let unknown = |s: &mut SidecarStatus| {
+            s.journal.max_bytes = 0;
+            s.journal.bytes = 1;
+            *main(s) =
+                EndpointStatus { state: reason::CONNECTED.into(), waiting: 5, ..EndpointStatus::default() };
+        };
+        assert_eq!(names(unknown), [""; 0]);
+    }
+
+    #[test]
+    fn names_are_unique_and_fit_for_labels_and_reasons() {
+        let mut seen = std::collections::BTreeSet::new();
+        for alarm in ALL {
+            assert!(seen.insert(alarm.name), "{} twice", alarm.name);
+            assert!(alarm.name.chars().all(|c| c.is_ascii_alphanumeric()), "{}", alarm.name);
+            assert!(alarm.meaning.ends_with('.') && alarm.action.ends_with('.'), "{}", alarm.name);
+        }
+    }
+}
