@@ -2,6 +2,7 @@
 //!
 //! Login runs on tokio-xmpp's stream layer. Stanzas are then written as text on the same socket, so that a test can also send
 //! what no library would write. Nothing is hidden: no reconnecting, no carbons, no acknowledgements unless a test asks for them.
+//! Other ways in than TCP are in `web` (websocket, BOSH) and `component`; `resume` takes a broken stream up again.
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use futures::StreamExt;
@@ -12,9 +13,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio_xmpp::xmlstream::{ReadError, StreamHeader, Timeouts, XmlStream, XmppStream, initiate_stream};
+use tokio_xmpp::xmlstream::{
+    PendingFeaturesRecv, ReadError, StreamHeader, Timeouts, XmlStream, XmppStream, initiate_stream,
+};
 
 /// How long anything may take that a test waits for. Generous: it decides only how late a failure is told.
 pub const DEADLINE: Duration = Duration::from_secs(60);
@@ -23,18 +26,39 @@ const CLIENT: &str = "jabber:client";
 /// A connected, bound session.
 pub struct Client {
     jid: String,
-    writer: tokio::sync::Mutex<TcpStream>,
+    outlet: Outlet,
     inbox: Arc<Inbox>,
     reader: JoinHandle<()>,
 }
 
-struct Inbox {
+/// Where a session writes.
+pub(crate) enum Outlet {
+    /// A stream: any text, in any pieces.
+    Stream(tokio::sync::Mutex<TcpStream>),
+    /// Whoever carries one stanza at a time.
+    Stanzas(mpsc::UnboundedSender<String>),
+}
+
+#[derive(Default)]
+pub(crate) struct Inbox {
     seen: Mutex<Vec<Element>>,
     // The number of stanzas, and whether the stream has ended.
     changed: watch::Sender<(usize, bool)>,
 }
 
 impl Inbox {
+    pub(crate) fn put(&self, stanza: Element) {
+        let mut seen = self.seen();
+        seen.push(stanza);
+        let count = seen.len();
+        drop(seen);
+        self.changed.send_modify(|state| state.0 = count);
+    }
+
+    pub(crate) fn end(&self) {
+        self.changed.send_modify(|state| state.1 = true);
+    }
+
     fn seen(&self) -> MutexGuard<'_, Vec<Element>> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -64,37 +88,42 @@ impl Client {
     }
 
     async fn login(server: SocketAddr, jid: &str, password: &str) -> Result<Self> {
-        let (user, rest) = jid.split_once('@').context("a JID needs a user")?;
-        let (domain, resource) = rest.split_once('/').context("a JID needs a resource")?;
-        let (writer, stream) = open(server, domain).await?;
-        let (features, stream): (_, XmppStream<_>) = stream.recv_features().await?;
-        // PLAIN where it is offered: a SCRAM exchange costs a debug build a tenth of a second.
-        let plain = features.sasl_mechanisms.iter().any(|m| m == "PLAIN");
-        let mechanisms = if plain { BTreeSet::from(["PLAIN".to_owned()]) } else { features.sasl_mechanisms };
-        let credentials = sasl::common::Credentials::default()
-            .with_username(user)
-            .with_password(password)
-            .with_channel_binding(sasl::common::ChannelBinding::Unsupported);
-        let stream = tokio_xmpp::client_login(stream, mechanisms, credentials)
-            .await?
-            .send_header(header(domain))
-            .await?;
-        let (_, stream): (_, XmlStream<_, Element>) = stream.recv_features().await?;
+        let (writer, stream) = authenticate(server, jid, password).await?;
+        let client = Self::on_stream(jid, writer, stream);
+        client.bind().await?;
+        Ok(client)
+    }
 
-        let inbox = Arc::new(Inbox { seen: Mutex::default(), changed: watch::channel((0, false)).0 });
+    /// A session on a stream that is past its login.
+    pub(crate) fn on_stream(jid: &str, writer: TcpStream, stream: XmlStream<Io, Element>) -> Self {
+        let inbox = Arc::new(Inbox::default());
         let reader = tokio::spawn(read(stream, inbox.clone()));
-        let client = Self { jid: jid.to_owned(), writer: tokio::sync::Mutex::new(writer), inbox, reader };
+        Self { jid: jid.to_owned(), outlet: Outlet::Stream(writer.into()), inbox, reader }
+    }
+
+    /// A session that others carry: what `reader` puts into `inbox` has come, what is sent goes to `outlet`.
+    pub(crate) fn carried(
+        jid: &str,
+        outlet: mpsc::UnboundedSender<String>,
+        inbox: Arc<Inbox>,
+        reader: JoinHandle<()>,
+    ) -> Self {
+        Self { jid: jid.to_owned(), outlet: Outlet::Stanzas(outlet), inbox, reader }
+    }
+
+    /// Binds its resource.
+    pub(crate) async fn bind(&self) -> Result<()> {
+        let resource = self.jid.split_once('/').map_or("", |(_, resource)| resource);
         let bind = format!(
             "<bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'><resource>{}</resource></bind>",
             escape(resource)
         );
-        client.request("set", None, &bind).await.with_context(|| format!("binding {jid}"))?;
-        Ok(client)
+        self.request("set", None, &bind).await.with_context(|| format!("binding {}", self.jid)).map(|_| ())
     }
 
     /// Makes an account by in-band registration (XEP-0077) on a stream of its own. An account that exists is no error.
     pub async fn register(server: SocketAddr, domain: &str, user: &str, password: &str) -> Result<()> {
-        let (mut writer, stream) = open(server, domain).await?;
+        let (mut writer, stream) = open(server, CLIENT, domain).await?;
         let (_, mut stream): (_, XmlStream<_, Element>) = stream.recv_features().await?;
         let iq = format!(
             "<iq type='set' id='r'><query xmlns='jabber:iq:register'><username>{}</username><password>{}</password></query></iq>",
@@ -124,10 +153,13 @@ impl Client {
         self.jid.split('/').next().unwrap_or(&self.jid)
     }
 
-    /// Writes `xml` as it is.
+    /// Writes `xml` as it is. Where a stream is not of bytes (websocket, BOSH) it must be one stanza.
     pub async fn raw(&self, xml: &str) -> Result<()> {
-        let mut writer = self.writer.lock().await;
-        writer.write_all(xml.as_bytes()).await.with_context(|| format!("{} cannot send", self.jid))
+        match &self.outlet {
+            Outlet::Stream(writer) => writer.lock().await.write_all(xml.as_bytes()).await.map_err(Into::into),
+            Outlet::Stanzas(carrier) => carrier.send(xml.to_owned()).context("its connection has ended"),
+        }
+        .with_context(|| format!("{} cannot send", self.jid))
     }
 
     /// Becomes available, and waits until the server has told so to this very session.
@@ -201,6 +233,11 @@ impl Client {
         self.request("get", None, "<ping xmlns='urn:xmpp:ping'/>").await.map(|_| ())
     }
 
+    /// The same for a component, which has no account to ping: it asks the server at `host`.
+    pub async fn settle_at(&self, host: &str) -> Result<()> {
+        self.request("get", Some(host), "<ping xmlns='urn:xmpp:ping'/>").await.map(|_| ())
+    }
+
     /// Waits until some stanza, seen already or to come, makes `pick` say something. `what` is for the error.
     pub async fn wait<T>(&self, what: &str, pick: impl Fn(&Element) -> Option<T>) -> Result<T> {
         let mut changed = self.inbox.changed.subscribe();
@@ -259,6 +296,15 @@ impl Client {
         Ok(())
     }
 
+    /// Breaks the connection without a word, as a network does.
+    pub async fn cut(self) -> Result<()> {
+        if let Outlet::Stream(writer) = &self.outlet {
+            writer.lock().await.shutdown().await?;
+        }
+        self.reader.abort();
+        Ok(())
+    }
+
     /// Ends the stream in an orderly way and waits for the server to do the same.
     pub async fn close(&self) -> Result<()> {
         self.raw("</stream:stream>").await?;
@@ -281,7 +327,7 @@ impl Received {
             from: attr("from"),
             kind: message.attr("type").unwrap_or("normal").to_owned(),
             id: attr("id"),
-            body: message.get_child("body", CLIENT).map(Element::text),
+            body: child(message, "body").map(Element::text),
             condition: condition(message),
         }
     }
@@ -313,44 +359,74 @@ pub fn escape(text: &str) -> String {
 }
 
 fn condition(stanza: &Element) -> Option<String> {
-    let error = stanza.get_child("error", CLIENT)?;
+    let error = child(stanza, "error")?;
     let is_condition = |e: &&Element| e.ns() == "urn:ietf:params:xml:ns:xmpp-stanzas" && e.name() != "text";
     error.children().find(is_condition).map(|e| e.name().to_owned())
 }
 
-type Io = BufReader<TcpStream>;
+// A child in the stanza's own namespace, which for a component is not that of clients.
+fn child<'a>(stanza: &'a Element, name: &str) -> Option<&'a Element> {
+    stanza.get_child(name, stanza.ns().as_str())
+}
+
+pub(crate) type Io = BufReader<TcpStream>;
 
 fn header(domain: &str) -> StreamHeader<'static> {
     StreamHeader { to: Some(domain.to_owned().into()), from: None, id: None }
 }
 
-// The socket twice: tokio-xmpp's stream reads (and writes during login), the other handle writes afterwards.
-async fn open(
+/// The parts of a full JID.
+pub(crate) fn parts(jid: &str) -> Result<(&str, &str, &str)> {
+    let (user, rest) = jid.split_once('@').context("a JID needs a user")?;
+    let (domain, resource) = rest.split_once('/').context("a JID needs a resource")?;
+    Ok((user, domain, resource))
+}
+
+/// A stream past its login, with no resource yet.
+pub(crate) async fn authenticate(
     server: SocketAddr,
+    jid: &str,
+    password: &str,
+) -> Result<(TcpStream, XmlStream<Io, Element>)> {
+    let (user, domain, _) = parts(jid)?;
+    let (writer, stream) = open(server, CLIENT, domain).await?;
+    let (features, stream): (_, XmppStream<_>) = stream.recv_features().await?;
+    // PLAIN where it is offered: a SCRAM exchange costs a debug build a tenth of a second.
+    let plain = features.sasl_mechanisms.iter().any(|m| m == "PLAIN");
+    let mechanisms = if plain { BTreeSet::from(["PLAIN".to_owned()]) } else { features.sasl_mechanisms };
+    let credentials = sasl::common::Credentials::default()
+        .with_username(user)
+        .with_password(password)
+        .with_channel_binding(sasl::common::ChannelBinding::Unsupported);
+    let stream =
+        tokio_xmpp::client_login(stream, mechanisms, credentials).await?.send_header(header(domain)).await?;
+    let (_, stream) = stream.recv_features().await?;
+    Ok((writer, stream))
+}
+
+/// A stream of this namespace to `domain`. The socket is there twice: tokio-xmpp's stream reads (and writes during login), the
+/// other handle writes afterwards.
+pub(crate) async fn open(
+    server: SocketAddr,
+    namespace: &'static str,
     domain: &str,
-) -> Result<(TcpStream, tokio_xmpp::xmlstream::PendingFeaturesRecv<Io>)> {
+) -> Result<(TcpStream, PendingFeaturesRecv<Io>)> {
     let socket = TcpStream::connect(server).await.with_context(|| format!("no XMPP server at {server}"))?;
     socket.set_nodelay(true)?;
     let socket = socket.into_std()?;
     let writer = TcpStream::from_std(socket.try_clone()?)?;
     let io = BufReader::new(TcpStream::from_std(socket)?);
-    let stream = initiate_stream(io, CLIENT, header(domain), Timeouts::default()).await?;
+    let stream = initiate_stream(io, namespace, header(domain), Timeouts::default()).await?;
     Ok((writer, stream))
 }
 
 async fn read(mut stream: XmlStream<Io, Element>, inbox: Arc<Inbox>) {
     loop {
         match stream.next().await {
-            Some(Ok(stanza)) => {
-                let mut seen = inbox.seen();
-                seen.push(stanza);
-                let count = seen.len();
-                drop(seen);
-                inbox.changed.send_modify(|state| state.0 = count);
-            }
+            Some(Ok(stanza)) => inbox.put(stanza),
             Some(Err(ReadError::SoftTimeout | ReadError::ParseError(_))) => {}
             Some(Err(ReadError::HardError(_) | ReadError::StreamFooterReceived)) | None => break,
         }
     }
-    inbox.changed.send_modify(|state| state.1 = true);
+    inbox.end();
 }

@@ -3,14 +3,18 @@
 
 pub mod bench;
 pub mod client;
+pub mod component;
+pub mod federation;
 pub mod kubernetes;
 pub mod link;
 pub mod oracle;
 pub mod postgres;
 pub mod process;
 pub mod prosody;
+pub mod resume;
 pub mod sidecar;
 pub mod talk;
 pub mod trace;
 pub mod transcript;
+pub mod web;
 pub mod world;

@@ -3,9 +3,10 @@
 //! A world has its own folder, ports and processes, so that tests may run side by side; all of it goes when the world is dropped.
 
 use crate::client::Client;
+use crate::federation::Member;
 use crate::oracle::Archive;
 use crate::postgres::{self, Postgres};
-use crate::prosody::{DOMAIN, PASSWORD, Prosody};
+use crate::prosody::{PASSWORD, Prosody, Setup};
 use crate::sidecar::Sidecar;
 use anyhow::{Context, Result};
 use cartulary_compliance::config::{
@@ -37,12 +38,11 @@ pub struct World {
 
 /// What a world is to be like.
 pub struct Builder {
-    users: Vec<String>,
+    setup: Setup,
     change: Box<dyn FnOnce(&mut SidecarConfig)>,
     wrapper: Vec<String>,
     migrate: bool,
     serve: bool,
-    lines: String,
 }
 
 impl World {
@@ -52,12 +52,11 @@ impl World {
     pub fn builder() -> Builder {
         let users = ["anna", "ben", "cleo"].map(str::to_owned).to_vec();
         Builder {
-            users,
+            setup: Setup::new(&users, ""),
             change: Box::new(|_| ()),
             wrapper: Vec::new(),
             migrate: true,
             serve: true,
-            lines: String::new(),
         }
     }
 
@@ -75,8 +74,40 @@ impl World {
 
     /// A session that sent no presence.
     pub async fn silent_client(&self, who: &str) -> Result<Client> {
+        Client::connect(self.prosody.address(), &self.jid(who), PASSWORD).await
+    }
+
+    /// A session over a websocket, available.
+    pub async fn websocket_client(&self, who: &str) -> Result<Client> {
+        let client = Client::websocket(self.prosody.web_address(), &self.jid(who), PASSWORD).await?;
+        client.available().await?;
+        Ok(client)
+    }
+
+    /// A session over BOSH, available.
+    pub async fn bosh_client(&self, who: &str) -> Result<Client> {
+        let client = Client::bosh(self.prosody.web_address(), &self.jid(who), PASSWORD).await?;
+        client.available().await?;
+        Ok(client)
+    }
+
+    /// The external component, connected.
+    pub async fn component(&self) -> Result<Client> {
+        let domain = format!("bot.{}", self.prosody.setup.domain());
+        Client::component(self.prosody.component_address(), &domain, PASSWORD).await
+    }
+
+    /// The full JID of `user/resource` here.
+    #[must_use]
+    pub fn jid(&self, who: &str) -> String {
         let (user, resource) = who.split_once('/').unwrap_or((who, "desk"));
-        Client::connect(self.prosody.address(), &format!("{user}@{DOMAIN}/{resource}"), PASSWORD).await
+        format!("{user}@{}/{resource}", self.prosody.setup.domain())
+    }
+
+    /// A room here.
+    #[must_use]
+    pub fn room(&self, name: &str) -> String {
+        format!("{name}@rooms.{}", self.prosody.setup.domain())
     }
 
     /// Waits until every host is armed, and until the plugin has heard so: a message said before that meets a server that decides
@@ -121,7 +152,7 @@ impl Builder {
     /// Who has an account.
     #[must_use]
     pub fn users(mut self, users: &[&str]) -> Self {
-        self.users = users.iter().map(|user| (*user).to_owned()).collect();
+        self.setup.users = users.iter().map(|user| (*user).to_owned()).collect();
         self
     }
 
@@ -149,8 +180,27 @@ impl Builder {
     /// Further lines of the XMPP server's configuration, before its hosts.
     #[must_use]
     pub fn server_lines(mut self, lines: &str) -> Self {
-        lines.clone_into(&mut self.lines);
+        lines.clone_into(&mut self.setup.lines);
         self
+    }
+
+    /// Changes what the XMPP server is to be like.
+    #[must_use]
+    pub fn server(mut self, change: impl FnOnce(&mut Setup)) -> Self {
+        change(&mut self.setup);
+        self
+    }
+
+    /// Lets clients in by websocket and BOSH, and the component; streams can be resumed.
+    #[must_use]
+    pub fn every_ingress(self) -> Self {
+        self.server(|setup| setup.every_ingress = true)
+    }
+
+    /// Makes it a member of a federation, with the member's domain.
+    #[must_use]
+    pub fn federated(self, member: Member) -> Self {
+        self.server(|setup| setup.federation = Some(member))
     }
 
     /// Leaves the XMPP server unstarted: a test breaks its plugin first, or plays the plugin itself.
@@ -169,7 +219,7 @@ impl Builder {
         let mut config = config(&postgres);
         (self.change)(&mut config);
         let sidecar = Sidecar::start(&dir.path().join("sidecar"), &server, config, self.wrapper).await?;
-        let mut prosody = Prosody::prepare(&server, &self.users, Some(sidecar.link()), &self.lines)?;
+        let mut prosody = Prosody::prepare(&server, self.setup, Some(sidecar.link()))?;
         if self.serve {
             prosody.resume().await?;
         }

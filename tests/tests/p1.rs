@@ -13,7 +13,7 @@ use cartulary_tests::world::World;
 use std::collections::HashMap;
 
 #[tokio::test]
-async fn no_message_is_let_go_before_its_record_is_synced() -> Result<()> {
+async fn p1_no_message_is_let_go_before_its_record_is_synced() -> Result<()> {
     let dir = cartulary_tests::process::folder()?;
     let file = dir.path().join("trace");
     let mut world = World::builder().under(tracer(&file)).start().await?;

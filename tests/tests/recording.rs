@@ -25,7 +25,7 @@ fn bares(accepted: &Accepted) -> BTreeSet<&str> {
 }
 
 #[tokio::test]
-async fn a_record_says_who_said_what_to_whom_when_and_where() -> Result<()> {
+async fn ma_2_a_record_says_who_said_what_to_whom_when_and_where() -> Result<()> {
     let world = World::start().await?;
     let (anna, ben) = (world.client("anna/desk").await?, world.client("ben/phone").await?);
     let before = nanos_now();
@@ -77,7 +77,7 @@ async fn a_record_says_who_said_what_to_whom_when_and_where() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_message_forked_to_several_sessions_is_one_record_that_names_them() -> Result<()> {
+async fn ma_5_a_message_forked_to_several_sessions_is_one_record_that_names_them() -> Result<()> {
     let world = World::start().await?;
     let anna = world.client("anna/desk").await?;
     let (desk, phone) = (world.client("ben/desk").await?, world.client("ben/phone").await?);
@@ -112,7 +112,7 @@ async fn a_message_forked_to_several_sessions_is_one_record_that_names_them() ->
 }
 
 #[tokio::test]
-async fn a_message_to_somebody_away_is_one_record_that_says_it_was_stored() -> Result<()> {
+async fn ma_1_a_message_to_somebody_away_is_one_record_that_says_it_was_stored() -> Result<()> {
     let world = World::start().await?;
     let anna = world.client("anna/desk").await?;
     let mut transcript = Transcript::default();
@@ -138,7 +138,7 @@ async fn a_message_to_somebody_away_is_one_record_that_says_it_was_stored() -> R
 }
 
 #[tokio::test]
-async fn a_room_message_names_every_real_recipient() -> Result<()> {
+async fn ma_4_a_room_message_names_every_real_recipient() -> Result<()> {
     let world = World::start().await?;
     let room = format!("lobby@{ROOMS}");
     let clients =
@@ -183,7 +183,7 @@ async fn a_room_message_names_every_real_recipient() -> Result<()> {
 }
 
 #[tokio::test]
-async fn what_the_server_says_itself_is_on_record() -> Result<()> {
+async fn ma_1_what_the_server_says_itself_is_on_record() -> Result<()> {
     let motd = "modules_enabled = { \"disco\", \"roster\", \"saslauth\", \"ping\", \"motd\" }\nmotd_text = \"Maintenance at noon\"";
     let world = World::builder().server_lines(motd).start().await?;
     let anna = world.client("anna/desk").await?;
@@ -204,7 +204,7 @@ async fn what_the_server_says_itself_is_on_record() -> Result<()> {
 }
 
 #[tokio::test]
-async fn only_declared_directions_are_recorded() -> Result<()> {
+async fn ma_3_only_declared_directions_are_recorded() -> Result<()> {
     for (inbound, outbound) in [(true, false), (false, true), (false, false)] {
         let start = World::builder().config(move |config| {
             config.archiving.inbound = inbound;
@@ -231,7 +231,7 @@ async fn only_declared_directions_are_recorded() -> Result<()> {
 }
 
 #[tokio::test]
-async fn any_text_xmpp_can_carry_is_archived_as_it_was_delivered() -> Result<()> {
+async fn ma_9_any_text_xmpp_can_carry_is_archived_as_it_was_delivered() -> Result<()> {
     let world = World::start().await?;
     let (anna, ben) = (world.client("anna/desk").await?, world.client("ben/desk").await?);
     let texts = [
@@ -275,7 +275,7 @@ async fn any_text_xmpp_can_carry_is_archived_as_it_was_delivered() -> Result<()>
 }
 
 #[tokio::test]
-async fn a_message_at_the_stanza_limit_is_archived_whole_and_one_beyond_is_neither_delivered_nor_archived()
+async fn ma_9_a_message_at_the_stanza_limit_is_archived_whole_and_one_beyond_is_neither_delivered_nor_archived()
 -> Result<()> {
     let world = World::start().await?;
     let (anna, ben) = (world.client("anna/desk").await?, world.client("ben/desk").await?);
@@ -302,7 +302,7 @@ async fn a_message_at_the_stanza_limit_is_archived_whole_and_one_beyond_is_neith
 }
 
 #[tokio::test]
-async fn what_is_not_xmpp_costs_its_sender_the_stream_and_nobody_else_anything() -> Result<()> {
+async fn ma_9_what_is_not_xmpp_costs_its_sender_the_stream_and_nobody_else_anything() -> Result<()> {
     let world = World::start().await?;
     let (anna, ben) = (world.client("anna/desk").await?, world.client("ben/desk").await?);
     let to = ben.bare().to_owned();
@@ -332,7 +332,7 @@ async fn what_is_not_xmpp_costs_its_sender_the_stream_and_nobody_else_anything()
 }
 
 #[tokio::test]
-async fn a_changed_configuration_takes_effect_without_a_restart_or_a_lost_session() -> Result<()> {
+async fn ma_11_a_changed_configuration_takes_effect_without_a_restart_or_a_lost_session() -> Result<()> {
     let mut world = World::start().await?;
     cartulary_tests::oracle::create_database(&world.postgres, "second", true).await?;
     let (anna, ben) = (world.client("anna/desk").await?, world.client("ben/desk").await?);
@@ -376,7 +376,7 @@ async fn a_changed_configuration_takes_effect_without_a_restart_or_a_lost_sessio
 }
 
 #[tokio::test]
-async fn a_message_to_oneself_is_on_record() -> Result<()> {
+async fn ma_1_a_message_to_oneself_is_on_record() -> Result<()> {
     let world = World::start().await?;
     let (desk, phone) = (world.client("anna/desk").await?, world.client("anna/phone").await?);
     desk.raw(&format!("<message type='chat' id='m-none'><body>{}</body></message>", escape("no addressee")))

@@ -13,7 +13,7 @@ fn words(text: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn no_form_type_or_address_gets_a_word_past_the_record() -> Result<()> {
+async fn ma_1_no_form_type_or_address_gets_a_word_past_the_record() -> Result<()> {
     let modules = r#"modules_enabled = { "disco", "roster", "saslauth", "ping", "register", "carbons", "smacks", "offline", "private", "blocklist", "bookmarks" }"#;
     let world = World::builder().server_lines(modules).start().await?;
     let (anna, ben, phone) =

@@ -9,7 +9,7 @@ use cartulary_tests::bench::{Pair, drain_and_copy};
 use cartulary_tests::oracle::create_database;
 use cartulary_tests::postgres::{PASSWORD, Postgres, SUPERUSER};
 use cartulary_tests::process::{cpu_seconds, folder};
-use cartulary_tests::prosody::Prosody;
+use cartulary_tests::prosody::{Prosody, Setup};
 use cartulary_tests::sidecar::Sidecar;
 use cartulary_tests::world::{DATABASE, config};
 use clap::Parser;
@@ -68,7 +68,7 @@ async fn main() -> Result<()> {
          password = \"{PASSWORD}\" }}",
         postgres.port()
     );
-    let mut with_ours = Prosody::prepare(&ours, &users, Some(sidecar.link()), "")?;
+    let mut with_ours = Prosody::prepare(&ours, Setup::new(&users, ""), Some(sidecar.link()))?;
     with_ours.resume().await?;
     sidecar.covered().await?;
     let servers = [

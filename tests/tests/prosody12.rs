@@ -1,0 +1,6 @@
+//! The suites about what is said and recorded once more, on Prosody 0.12: the harness takes that version in a program of this name.
+
+#[path = "recording.rs"]
+mod recording;
+#[path = "tricks.rs"]
+mod tricks;
