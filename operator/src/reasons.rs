@@ -42,6 +42,18 @@ pub mod refusal {
     pub const PORT_TAKEN: &str = "PortTaken";
     /// The XMPP container has something of its own mounted where the link must be.
     pub const MOUNT_TAKEN: &str = "MountTaken";
+    /// The pod's containers and the sidecar's have one name.
+    pub const NAME_TAKEN: &str = "NameTaken";
+    /// The pod uses the network of its node, where the sidecar's port would be open.
+    pub const HOST_NETWORK: &str = "HostNetwork";
+    /// The pod is for nodes that do not run Linux.
+    pub const NOT_LINUX: &str = "NotLinux";
+    /// The pod is the image of one that a kubelet starts from a file.
+    pub const STATIC_POD: &str = "StaticPod";
+    /// A labelled pod comes to the API server's own check without the sidecar: nobody has injected it.
+    pub const NOT_INJECTED: &str = "NotInjected";
+    /// The label of a pod that is recorded would be taken off or changed.
+    pub const LABEL_FIXED: &str = "LabelFixed";
     /// The request is not one the webhook understands.
     pub const MALFORMED: &str = "MalformedRequest";
 }

@@ -7,6 +7,7 @@
 //!
 //! What it does not do: change the user's image, configuration, service account or grace period; look anything up.
 
+mod check;
 pub mod parts;
 mod refusal;
 
@@ -14,7 +15,7 @@ pub use parts::{PodFacts, SidecarImage};
 pub use refusal::Refusal;
 
 use crate::reasons::refusal as reason;
-use cartulary_compliance::names::{ADMIN_PORT, SIDECAR_CONTAINER, label};
+use cartulary_compliance::names::{SIDECAR_CONTAINER, label};
 use cartulary_crds::XmppCluster;
 use parts::{
     ENV_LINK, ENV_PROSODY_CONFIG, ENV_SERVER_CONFIG, JOURNAL_VOLUME, PROSODY_CONFIG, RUN_FOLDER, RUN_VOLUME,
@@ -23,6 +24,7 @@ use serde_json::{Map, Value, json};
 
 /// The pod with everything it needs to be recorded as one of `cluster`'s.
 pub fn inject(pod: &Value, cluster: &XmppCluster, image: &SidecarImage) -> Result<Value, Refusal> {
+    check::check(pod)?;
     let mut pod = pod.clone();
     let claim = journal(&pod, cluster)?;
     let name = cluster.metadata.name.as_deref().unwrap_or_default();
@@ -34,7 +36,6 @@ pub fn inject(pod: &Value, cluster: &XmppCluster, image: &SidecarImage) -> Resul
     let facts = security(spec)?;
     let server = list(spec, "containers")?;
     let index = server_container(server, cluster)?;
-    ports_free(spec)?;
     prepare_server(&mut list(spec, "containers")?[index], &cluster.spec.prosody.config_path)?;
 
     let init = list(spec, "initContainers")?;
@@ -66,7 +67,7 @@ fn journal(pod: &Value, cluster: &XmppCluster) -> Result<Option<String>, Refusal
     }
 }
 
-/// Gives the pod a group for its volumes where it has none.
+/// Gives the pod a group for its volumes where it has none, and says as whom the sidecar runs.
 fn security(spec: &mut Value) -> Result<PodFacts, Refusal> {
     let context = map(spec, "securityContext")?;
     if context.get("fsGroup").is_none_or(Value::is_null) {
@@ -75,11 +76,12 @@ fn security(spec: &mut Value) -> Result<PodFacts, Refusal> {
         context.insert("fsGroupChangePolicy".to_owned(), json!("OnRootMismatch"));
     }
     let user = context.get("runAsUser").and_then(Value::as_i64);
-    Ok(PodFacts { sets_user: user.is_some_and(|user| user != 0) })
+    // Who sees the sidecar's process and is of its user could read its configuration and journal through /proc.
+    let alone = spec["shareProcessNamespace"] != true;
+    Ok(PodFacts { own_user: !alone || user.is_none_or(|user| user == 0) })
 }
 
 fn server_container(containers: &[Value], cluster: &XmppCluster) -> Result<usize, Refusal> {
-    let ours = |container: &Value| container["name"] == SIDECAR_CONTAINER;
     match &cluster.spec.container {
         Some(name) => containers.iter().position(|container| container["name"] == **name).ok_or_else(|| {
             Refusal::new(
@@ -90,9 +92,7 @@ fn server_container(containers: &[Value], cluster: &XmppCluster) -> Result<usize
                 ),
             )
         }),
-        None if containers.iter().filter(|container| !ours(container)).count() == 1 => {
-            Ok(containers.iter().position(|container| !ours(container)).unwrap_or_default())
-        }
+        None if containers.len() == 1 => Ok(0),
         None => Err(Refusal::new(
             reason::CONTAINER_NOT_NAMED,
             "the pod has several containers: name the one that runs the XMPP server in spec.container of the XMPPCluster",
@@ -100,32 +100,13 @@ fn server_container(containers: &[Value], cluster: &XmppCluster) -> Result<usize
     }
 }
 
-/// All containers of a pod share its addresses, so nobody else may want the sidecar's port.
-fn ports_free(spec: &mut Value) -> Result<(), Refusal> {
-    for kind in ["containers", "initContainers"] {
-        for container in list(spec, kind)?.iter().filter(|container| container["name"] != SIDECAR_CONTAINER) {
-            let ports = container["ports"].as_array().map(Vec::as_slice).unwrap_or_default();
-            if ports.iter().any(|port| port["containerPort"] == ADMIN_PORT) {
-                return Err(Refusal::new(
-                    reason::PORT_TAKEN,
-                    format!(
-                        "the container {} uses port {ADMIN_PORT}, which the sidecar needs: give it another one",
-                        container["name"]
-                    ),
-                ));
-            }
-        }
-    }
-    Ok(())
-}
-
 /// Makes the XMPP server load our plugin: its own start variable leads to a configuration that includes the user's.
 fn prepare_server(container: &mut Value, config_path: &str) -> Result<(), Refusal> {
     if ["command", "args"].iter().any(|list| names_config(&container[*list])) {
         return Err(Refusal::new(
             reason::CONFIG_ON_COMMAND_LINE,
-            "Prosody is started with --config, which would keep our plugin out: leave it away and set spec.prosody.configPath \
-             of the XMPPCluster to that path",
+            "Prosody is started with --config or PROSODY_CONFIG= on its command line, which would keep our plugin out: leave it \
+             away and set spec.prosody.configPath of the XMPPCluster to that path",
         ));
     }
     let path = server_config(container, config_path)?;
@@ -178,10 +159,13 @@ fn names_config(arguments: &Value) -> bool {
     let words = arguments
         .iter()
         .filter_map(Value::as_str)
-        .flat_map(|argument| argument.split([' ', '\t', '\n', '"', '\'']));
-    // Prosody takes one dash for two.
-    let mut options = words.into_iter().filter_map(|word| word.strip_prefix('-'));
-    options.any(|option| {
+        .flat_map(|argument| argument.split([' ', '\t', '\n', '"', '\'', ';', '&', '|', '(']));
+    words.into_iter().any(|word| {
+        if word.strip_prefix(ENV_PROSODY_CONFIG).is_some_and(|rest| rest.starts_with('=')) {
+            return true;
+        }
+        // Prosody takes one dash for two.
+        let Some(option) = word.strip_prefix('-') else { return false };
         let option = option.strip_prefix('-').unwrap_or(option);
         option == "config" || option.starts_with("config=")
     })
@@ -189,7 +173,14 @@ fn names_config(arguments: &Value) -> bool {
 
 /// Whether a volume mounted at `path` would hide the link, the plugin or a part of it.
 fn is_in_run_folder(path: &str) -> bool {
-    let mut parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/').filter(|part| !part.is_empty() && *part != ".") {
+        if part == ".." {
+            parts.pop();
+        } else {
+            parts.push(part);
+        }
+    }
     // In the usual images a link leads from here to /run.
     if parts.first() == Some(&"var") {
         parts.remove(0);

@@ -49,8 +49,9 @@ pub struct SidecarImage {
 /// What the sidecar's container depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PodFacts {
-    /// The pod itself says which user its containers run as, and it is not root.
-    pub sets_user: bool,
+    /// The sidecar runs as [`USER`], because the pod does not say which user its containers run as, says root, or lets its
+    /// containers see each other's processes. Otherwise it runs as the pod's user.
+    pub own_user: bool,
 }
 
 /// Name of the configuration Secret of an XMPPCluster.
@@ -83,7 +84,7 @@ pub fn container(image: &SidecarImage, facts: PodFacts) -> Value {
         "runAsNonRoot": true,
         "seccompProfile": { "type": "RuntimeDefault" },
     });
-    if !facts.sets_user {
+    if facts.own_user {
         security["runAsUser"] = json!(USER);
         security["runAsGroup"] = json!(USER);
     }

@@ -2,5 +2,6 @@
 
 mod admission;
 mod definitions;
+mod policy;
 mod reconciling;
 mod world;

@@ -139,6 +139,11 @@ impl World {
         Ok(world)
     }
 
+    /// Name of the webhooks' configurations and of the policy.
+    pub fn webhooks(&self) -> String {
+        format!("{0}-cartulary-{0}", self.namespace)
+    }
+
     /// The namespace's objects of one kind.
     pub fn api<K>(&self) -> Api<K>
     where
