@@ -71,15 +71,12 @@ pub async fn run_on(listeners: Listeners, options: Options, client: Client) -> a
     let (trusted, trusted_receiver) = channel(false);
     let scopes = options.scopes();
     let readiness = Readiness::new(scopes.len(), trusted_receiver);
-    let webhooks = Arc::new(Webhooks {
-        client: client.clone(),
-        image: SidecarImage {
-            image: options.sidecar_image.clone(),
-            pull_policy: options.sidecar_image_pull_policy.clone(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-        },
-        metrics: metrics.clone(),
-    });
+    let image = SidecarImage {
+        image: options.sidecar_image.clone(),
+        pull_policy: options.sidecar_image_pull_policy.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    let webhooks = Arc::new(Webhooks::new(client.clone(), image, metrics.clone()));
     let looking = scopes.into_iter().map(|scope| {
         let readiness = readiness.clone();
         watch::run(scope, client.clone(), options.clone(), metrics.clone(), move || readiness.scope_known())

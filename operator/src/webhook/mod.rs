@@ -8,6 +8,7 @@ pub mod certificate;
 mod endpoints;
 pub mod keeper;
 mod pods;
+mod told;
 
 use crate::inject::SidecarImage;
 use crate::metrics::{Admission, Metrics};
@@ -28,6 +29,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
+use told::Told;
 
 /// An object has 1.5 MiB at most; a review holds two, and some more.
 const MAX_BODY: usize = 8 << 20;
@@ -41,9 +43,17 @@ pub struct Webhooks {
     pub image: SidecarImage,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// Tells refusals.
+    told: Told,
 }
 
 impl Webhooks {
+    /// The webhooks, ready to be [served](serve).
+    #[must_use]
+    pub fn new(client: Client, image: SidecarImage, metrics: Arc<Metrics>) -> Self {
+        Self { told: Told::new(client.clone()), client, image, metrics }
+    }
+
     fn count(&self, refused: &'static str) {
         self.metrics.admissions.get_or_create(&Admission { refused }).inc();
     }

@@ -1,7 +1,7 @@
 //! `/mutate-pods`: puts the sidecar into a pod that is about to be made, or refuses the pod.
 //!
 //! The XMPPCluster and its configuration are looked up live, not in a cache: no order of applying things may start a server that
-//! is not recorded. It writes nothing, so it may be asked in dry runs.
+//! is not recorded. All it writes is an Event for a refusal, and in dry runs not even that.
 
 use super::Webhooks;
 use crate::cluster::journals;
@@ -40,11 +40,18 @@ pub async fn answer(webhooks: &Webhooks, request: &AdmissionRequest<DynamicObjec
                 }
             };
             response.warnings = (!admitted.warnings.is_empty()).then_some(admitted.warnings);
-            webhooks.count("");
+            if !request.dry_run {
+                webhooks.count("");
+            }
             response
         }
         Err(refusal) => {
-            webhooks.count(refusal.reason);
+            if !request.dry_run {
+                webhooks.count(refusal.reason);
+                let pod = request.object.as_ref().and_then(|pod| serde_json::to_value(pod).ok());
+                let namespace = request.namespace.as_deref().unwrap_or_default();
+                webhooks.told.refusal(namespace, &pod.unwrap_or_default(), &refusal);
+            }
             tracing::info!(
                 reason = refusal.reason,
                 namespace = request.namespace,

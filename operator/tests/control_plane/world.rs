@@ -20,6 +20,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::fmt::Debug;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -87,6 +88,7 @@ pub struct World {
     pub namespace: String,
     /// The port on which the operator asks sidecars.
     pub status_port: u16,
+    health: SocketAddr,
     operator: JoinHandle<Result<()>>,
     sidecars: Vec<JoinHandle<()>>,
     _plane: Arc<ControlPlane>,
@@ -127,7 +129,8 @@ impl World {
         ]);
         let account = format!("system:serviceaccount:{namespace}:{namespace}-cartulary");
         let operator = tokio::spawn(run_on(listeners, options, self::client(&plane, Some(account)).await?));
-        let world = Self { client, namespace, status_port, operator, sidecars: Vec::new(), _plane: plane };
+        let world =
+            Self { client, namespace, status_port, health, operator, sidecars: Vec::new(), _plane: plane };
         until("the operator is ready", || async {
             if world.operator.is_finished() {
                 bail!("the operator ended");
@@ -142,6 +145,11 @@ impl World {
     /// Name of the webhooks' configurations and of the policy.
     pub fn webhooks(&self) -> String {
         format!("{0}-cartulary-{0}", self.namespace)
+    }
+
+    /// What a scraper reads of the operator.
+    pub async fn metrics(&self) -> Result<String> {
+        Ok(reqwest::get(format!("http://{}/metrics", self.health)).await?.text().await?)
     }
 
     /// The namespace's objects of one kind.
