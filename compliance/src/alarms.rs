@@ -187,6 +187,11 @@ pub fn of_node(status: &SidecarStatus, settings: AlarmSettings, now_micros: i64)
     count(HOOK_FAILED, counts.failed_hooks, "hook bodies of the plugin failed");
     count(DELIVERED_UNRECORDED, counts.delivered_unrecorded, "messages were delivered without a record");
     count(
+        REFUSED_UNRECORDED,
+        status.refused_lately,
+        "messages were refused within a minute because they could not be recorded",
+    );
+    count(
         OUTCOMES_LOST,
         counts.outcomes_lost.saturating_add(counts.plugin_outcomes_lost),
         "outcomes are not on record",
@@ -300,11 +305,12 @@ mod tests {
     fn each_trouble_raises_its_alarm_and_nothing_else() {
         assert_eq!(names(|_| {}), [""; 0]);
         type Change = fn(&mut SidecarStatus);
-        let table: [(&str, Change); 18] = [
+        let table: [(&str, Change); 19] = [
             ("PluginNotConnected", |s| s.link.connected = false),
             ("HostNotArmed", |s| s.link.hosts[0].problem = Some("why".into())),
             ("HookFailed", |s| s.counts.failed_hooks = 1),
             ("DeliveredUnrecorded", |s| s.counts.delivered_unrecorded = 1),
+            ("RefusedUnrecorded", |s| s.refused_lately = 1),
             ("OutcomesLost", |s| s.counts.plugin_outcomes_lost = 1),
             ("CountMismatch", |s| s.counts.passed_by = 1),
             ("JournalDamaged", |s| s.journal.unreadable = 1),

@@ -14,6 +14,8 @@ pub struct SidecarStatus {
     pub version: String,
     /// The pod.
     pub node: String,
+    /// `namespace/name` of the XMPPCluster whose configuration it runs; empty while it has none.
+    pub cluster: String,
     /// The configuration it runs.
     pub config: ConfigStatus,
     /// The server plugin's link.
@@ -30,6 +32,8 @@ pub struct SidecarStatus {
     pub days: Vec<DayCount>,
     /// Sums since the process started.
     pub counts: Counts,
+    /// Messages refused within the last minute because they could not be recorded.
+    pub refused_lately: u64,
     /// Whether `/readyz` answers 200; the reasons why not otherwise.
     pub ready: bool,
     /// Why it is not ready, or what promise is weaker: sentences for people.
@@ -52,7 +56,7 @@ pub struct ConfigStatus {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct LinkStatus {
-    /// Whether a plugin is connected and said hello.
+    /// Whether a plugin is connected, said hello, and was given its settings.
     pub connected: bool,
     /// Server name and version.
     pub server: String,
@@ -202,4 +206,36 @@ pub struct Counts {
     pub passed_by: u64,
     /// Outcomes and notices the plugin had no room to keep while there was no link.
     pub plugin_outcomes_lost: u64,
+    /// What the plugin counted, all days and processes of the server that this sidecar knows of (EV-2).
+    pub counted: Sums,
+}
+
+/// What became of the journal of a pod that is gone: printed by `cartulary-sidecar drain`, and its Job's termination message.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct DrainReport {
+    /// The pod.
+    pub node: String,
+    /// The journal's id; empty when it could not be opened.
+    pub journal: String,
+    /// Records that archives confirmed in this run.
+    pub carried: u64,
+    /// Endpoints whose records are not all archived; empty when nothing waits.
+    pub waiting: BTreeMap<String, DrainWaiting>,
+    /// Why it could not run, or ended before its time.
+    pub problem: Option<String>,
+}
+
+/// What waits for an endpoint in the journal of a pod that is gone, and why.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct DrainWaiting {
+    /// Records that wait.
+    pub records: u64,
+    /// Records the archive refused alone, kept aside.
+    pub dead_letters: u64,
+    /// The endpoint's state, as in [`EndpointStatus`].
+    pub state: String,
+    /// The reason in words.
+    pub message: String,
 }
