@@ -1,9 +1,10 @@
 //! What happens to a record: [`journal`] keeps it on disk, [`drain`] carries it to an [`endpoint`], [`verify`] and [`search`]
-//! read it back there. [`record`] is what all of them carry.
+//! read it back there. [`record`] is what all of them carry, [`head`] what a journal signs.
 
 pub mod drain;
 pub mod endpoint;
 mod file_name;
+pub mod head;
 pub mod journal;
 pub mod record;
 pub mod search;
