@@ -1,6 +1,8 @@
 //! What the operator is started with. Every option is also an environment variable, which is what the chart sets.
 
+use crate::webhook::certificate::Lives;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Reconciles XMPPClusters and ArchiveEndpoints, and puts the sidecar into the pods of XMPP servers.
@@ -23,6 +25,14 @@ pub struct Options {
     #[arg(long, env = "CARTULARY_WATCH_NAMESPACES", value_delimiter = ',')]
     pub watch_namespaces: Vec<String>,
 
+    /// Whether only the one of several operators that holds the Lease `cartulary-operator` reconciles.
+    #[arg(long, env = "CARTULARY_LEADER_ELECTION", default_value_t = true, action = clap::ArgAction::Set)]
+    pub leader_election: bool,
+
+    /// Seconds for which the others wait before they take over from a leader that says nothing.
+    #[arg(long, env = "CARTULARY_LEASE_SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(3..=300))]
+    pub lease_seconds: u64,
+
     /// Where the webhooks are served, with TLS.
     #[arg(long, env = "CARTULARY_WEBHOOK_ADDRESS", default_value = "0.0.0.0:8443")]
     pub webhook_address: SocketAddr,
@@ -38,6 +48,19 @@ pub struct Options {
     /// Further host names or addresses the webhooks are called by.
     #[arg(long, env = "CARTULARY_WEBHOOK_HOSTS", value_delimiter = ',')]
     pub webhook_hosts: Vec<String>,
+
+    /// A folder with the webhooks' certificate (`tls.crt`, `tls.key`), which something else renews and makes the API server trust,
+    /// such as cert-manager. Without it the operator does both itself.
+    #[arg(long, env = "CARTULARY_WEBHOOK_CERTIFICATE_FOLDER")]
+    pub webhook_certificate_folder: Option<PathBuf>,
+
+    /// Seconds that a certificate of the webhooks lives.
+    #[arg(long, hide = true, default_value_t = 90 * 86_400, value_parser = clap::value_parser!(u64).range(12..))]
+    pub webhook_certificate_seconds: u64,
+
+    /// Seconds that the authority of the webhooks' certificates lives.
+    #[arg(long, hide = true, default_value_t = 5 * 365 * 86_400, value_parser = clap::value_parser!(u64).range(24..))]
+    pub webhook_authority_seconds: u64,
 
     /// Where health, readiness and metrics are served, without TLS.
     #[arg(long, env = "CARTULARY_HEALTH_ADDRESS", default_value = "0.0.0.0:8080")]
@@ -71,6 +94,15 @@ impl Options {
         named.sort();
         named.dedup();
         if named.is_empty() { vec![None] } else { named.into_iter().map(Some).collect() }
+    }
+
+    /// How long the webhooks' certificate and its authority live.
+    #[must_use]
+    pub fn lives(&self) -> Lives {
+        Lives {
+            authority: Duration::from_secs(self.webhook_authority_seconds),
+            certificate: Duration::from_secs(self.webhook_certificate_seconds),
+        }
     }
 
     /// Every name the webhooks are called by.

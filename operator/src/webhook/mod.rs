@@ -1,11 +1,12 @@
-//! The webhooks: what they answer is in [`pods`] and [`endpoints`], with which certificate in [`certificate`] and [`keeper`];
-//! here is the server, HTTP/1 over TLS.
+//! The webhooks: what they answer is in [`pods`] and [`endpoints`], with which certificate in [`certificate`] and [`keeper`], or
+//! in [`folder`] where something else makes it; here is the server, HTTP/1 over TLS.
 //!
 //! Invariants: each connection is greeted with the newest certificate; nothing that is sent to it makes it panic; a request larger
 //! than any object can be is not read to its end.
 
 pub mod certificate;
 mod endpoints;
+pub mod folder;
 pub mod keeper;
 mod pods;
 mod told;
