@@ -10,6 +10,10 @@ local link = require "cartulary.link";
 local gate = require "cartulary.gate"; -- loaded here so that the server does not start without it
 local fanout = require "cartulary.fanout";
 local notices = require "cartulary.notices";
+local intake = require "cartulary.intake";
+local counts = require "cartulary.counts";
+local later = require "cartulary.later";
+local wire = require "cartulary.wire";
 local filters = require "util.filters";
 local modulemanager = require "core.modulemanager";
 
@@ -67,13 +71,37 @@ local function greet(counts)
 	notices.snapshot();
 end
 
--- Every client's session from its beginning: a resumed session takes over the filters of the new one.
+-- Every stream from its beginning: a resumed session takes over the filters of the new one.
 local function filter_session(session)
+	filters.add_filter(session, "stanzas/in", intake.filter, intake.FILTER_PRIORITY);
 	if tostring(session.type):find("^c2s") then
 		filters.add_filter(session, "stanzas/out", fanout.filter, fanout.FILTER_PRIORITY);
 	end
 end
 filters.add_filter_hook(filter_session);
+
+-- Counts are told when they changed, at most every ten seconds, and at the end.
+local COUNT_EVERY = 10; -- seconds
+local function tell_count(body) return link.tell(wire.COUNT, body); end
+local function report(again, stopping)
+	if not link.ready then return; end
+	local ok, problem = pcall(counts.report, tell_count, again, stopping);
+	if not ok then notices.hook_failed("counts", problem); end
+end
+module:add_timer(COUNT_EVERY, function ()
+	report(false);
+	return COUNT_EVERY;
+end);
+link.on_ready("counts", function () report(true); end);
+module:hook_global("server-stopped", function ()
+	report(false, true);
+	link.flush();
+end, -1000);
+
+module:hook_global("s2s-destroyed", function (event)
+	local ok, problem = pcall(later.ended, event.session);
+	if not ok then notices.hook_failed("s2s-destroyed", problem); end
+end);
 
 function module.unload()
 	filters.remove_filter_hook(filter_session);

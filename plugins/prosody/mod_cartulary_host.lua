@@ -2,6 +2,8 @@
 -- Loaded on every host by mod_cartulary. `armed` names what was hooked, for hello; it is set last.
 
 local gate = require "cartulary.gate";
+local intake = require "cartulary.intake";
+local later = require "cartulary.later";
 local notices = require "cartulary.notices";
 local session_id = require "cartulary.event".session_id;
 
@@ -31,8 +33,11 @@ for _, kind in ipairs { "bare", "full", "host" } do
 	wrap("message/"..kind, arrive);
 end
 wrap("route/remote", gate.to_remote(host));
+wrap("delivery/failure", later.failed);
+watch("s2sout-established", function (event) later.established(event.session); end, 1000);
 
 if users then
+	wrap("pre-stanza", intake.before_clients);
 	wrap("message/offline/handle", gate.to_offline(host));
 
 	-- Only here the mechanism is known; kept with the session for its notices.

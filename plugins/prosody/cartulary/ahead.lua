@@ -70,12 +70,13 @@ function ahead.take(origin, stanza)
 	return held;
 end
 
--- The session ended: its queue is not handled any more. Calls `give_up` with each question asked
--- and not taken, once it is settled.
-function ahead.abandon(origin, give_up)
+-- The session ended: what stands in its queue is not handled any more. Calls claim(held, stanza) for each question asked and not
+-- taken, now, and give_up(held) once it is settled.
+function ahead.abandon(origin, claim, give_up)
 	local mine = asked[origin];
 	asked[origin] = nil;
-	for _, held in pairs(mine or {}) do
+	for stanza, held in pairs(mine or {}) do
+		claim(held, stanza);
 		if held.settled then give_up(held); else held.abandoned = give_up; end
 	end
 end

@@ -8,6 +8,7 @@
 local wire = require "cartulary.wire";
 local scope = require "cartulary.scope";
 local outcome = require "cartulary.outcome";
+local later = require "cartulary.later";
 local stanzas = require "cartulary.stanzas";
 local notices = require "cartulary.notices";
 local st = require "util.stanza";
@@ -62,7 +63,10 @@ local function tell_sender(held, x, jid)
 	local reply = stanzas.error(from, held.from, held.id, x.error_type, x.condition, x.text);
 	fanout.settled[reply] = true;
 	local session = prosody.full_sessions[held.from];
-	if session then session.send(reply); else prosody.core_route_stanza(prosody.hosts[held.host], reply); end
+	-- Outside of the message's handling: transports may send a clone, which nobody would know for our answer.
+	scope.run(nil, function ()
+		if session then session.send(reply); else prosody.core_route_stanza(prosody.hosts[held.host], reply); end
+	end);
 end
 
 -- What rooms and archives put into copies: true of the copy, whatever its content.
@@ -130,7 +134,7 @@ end
 local function to_session(held, stanza, session)
 	local jid, reason = session.full_jid, nil;
 	local first = stanza.tags[1];
-	if first and first.attr.xmlns == xmlns_carbons then reason = "carbon"; end
+	local carbon = first and first.attr.xmlns == xmlns_carbons and first.name;
 	if held.exceptions then
 		local x = exception_for(held, jid);
 		if x then
@@ -139,7 +143,12 @@ local function to_session(held, stanza, session)
 			if x.action == wire.REPLACE then reason = "replaced by an exception"; end
 		end
 	end
-	outcome.copy(held, outcome.HANDED, jid, session.resource, reason);
+	if carbon and not reason then
+		outcome.carbon(held, jid, session.resource, carbon == "sent");
+	else
+		outcome.copy(held, outcome.HANDED, jid, session.resource, reason);
+	end
+	if session.smacks and not carbon then later.handed(held, stanza, session); end
 	return stanza;
 end
 
@@ -147,8 +156,10 @@ end
 -- management (-999), which keeps what was sent.
 fanout.FILTER_PRIORITY = -998;
 function fanout.filter(stanza, session)
+	if stanza.name ~= "message" or not session.full_jid then return stanza; end
+	if later.is_stored(stanza) then return later.unstore(stanza, session); end
 	local held = scope.current();
-	if not held or stanza.name ~= "message" or not session.full_jid then return stanza; end
+	if not held then return stanza; end
 	if not held.exceptions and not held.deliveries then return stanza; end
 	if fanout.settled[stanza] then return stanza; end
 	if stanza.attr.type == "error" and held.kind ~= "error" then

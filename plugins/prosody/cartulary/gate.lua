@@ -1,8 +1,8 @@
 -- The gate: holds a message once, where it enters the server, until the sidecar has decided.
 --
 -- Invariants: no message passes without a verdict, except as the settings say for unanswered ones; if a body
--- of ours throws, the message is refused and a notice told; one session's messages stay in order, since its
--- own coroutine waits. All handlers are wrappers of events: they run before any other module's
+-- of ours throws, the message is refused and a notice told; one session's or sender's messages stay in order, since the
+-- coroutine that handles them waits. What was asked and decided alone is told as an outcome. All handlers are wrappers of events: they run before any other module's
 -- handler and know when the rest is done.
 -- What it does not do: decide. The sidecar does.
 
@@ -12,11 +12,16 @@ local scope = require "cartulary.scope";
 local ahead = require "cartulary.ahead";
 local describe = require "cartulary.event";
 local outcome = require "cartulary.outcome";
+local counts = require "cartulary.counts";
+local ids = require "cartulary.ids";
+local intake = require "cartulary.intake";
+local later = require "cartulary.later";
+local queues = require "cartulary.queues";
+local streams = require "cartulary.streams";
 local fanout = require "cartulary.fanout";
 local stanzas = require "cartulary.stanzas";
 local notices = require "cartulary.notices";
 local async = require "util.async";
-local timer = require "util.timer";
 local log = require "util.logger".init("cartulary");
 
 local hosts = prosody.hosts;
@@ -36,28 +41,45 @@ local function refuse(event, error_type, condition, reason)
 	origin.send(reply);
 end
 
-local function broken(event, where, problem)
+-- The sidecar may have recorded a verdict that never arrived: what was done instead is told, if it was asked at all.
+local function refused_alone(held, reason, result)
+	counts.settled(held, "refused_alone");
+	if not held.deliveries then
+		if held.answer or not held.asked then return; end
+		held.deliveries = {};
+	end
+	outcome.add(held, result or outcome.BOUNCED, held.bare, nil, nil, reason);
+	outcome.finish(held);
+end
+
+local function broken(event, held, where, problem)
 	notices.hook_failed(where, problem);
 	local ok, err = pcall(refuse, event, "wait", "internal-server-error", BROKEN);
 	if not ok then log("error", "Could not even refuse: %s", err); end
+	ok, err = pcall(refused_alone, held, "internal-server-error");
+	if not ok then log("error", "Could not tell: %s", err); end
 	return false;
 end
 
 -- No verdict can be had. Returns whether the message goes on.
 local function without_verdict(event, held)
-	if held.malformed then return broken(event, "verdict", held.failure); end
+	if held.malformed then return broken(event, held, "verdict", held.failure); end
 	local settings = link.settings;
 	log("debug", "No verdict: %s", held.failure);
 	if settings and settings.deliver_unanswered then
 		link.count_delivered();
+		counts.settled(held, "delivered_alone");
+		if held.asked then held.deliveries = {}; end
 		return true;
 	end
 	link.count_refused();
 	refuse(event, "wait", "service-unavailable", NOT_RECORDED);
+	refused_alone(held, "unanswered");
 	return false;
 end
 
 local function with_verdict(event, held, verdict)
+	counts.settled(held, counts.class(verdict));
 	if verdict.outcome_wanted and verdict.event_id then
 		held.event_id, held.deliveries = verdict.event_id, {};
 	end
@@ -95,43 +117,36 @@ local function pose(held, stanza, origin, ingress, host)
 	local attr = stanza.attr;
 	held.stanza, held.host = stanza, host;
 	held.id, held.kind, held.from, held.to = attr.id, attr.type, attr.from, attr.to;
-	held.done = on_settled;
+	held.done, held.event_id = on_settled, ids.new();
 	local body;
-	body, held.target, held.room, held.bare = describe.describe(ingress, host, origin, stanza);
+	body, held.target, held.room, held.bare = describe.describe(held.event_id, ingress, host, origin, stanza);
 	local asked, why = link.ask(held, body);
 	if not asked then held.settled, held.failure = true, why; end
 	return asked;
 end
 
--- Prosody stops reading from a session that waits. When it reads on, 13.0 does not look for what LuaSocket had
--- already taken from the kernel: nobody would, until the client sends more. So we do, for sessions that waited.
-local function read_on(conn)
-	if conn._wantread and conn.conn and conn.conn:dirty() then conn:onreadable(); end
-end
-
-local reading_on = setmetatable({}, { __mode = "k" }); -- runners that have it
+-- Prosody stops reading from a session that waits, and reads on when its runner says so.
+local reading_on = setmetatable({}, { __mode = "k" }); -- runners that look for the rest then
 
 local function have_rest_read(runner)
-	if not runner or not runner.watchers or reading_on[runner] then return; end
+	if not runner or not runner.watchers or not runner.watchers.waiting or reading_on[runner] then return; end
 	reading_on[runner] = true;
 	local theirs = runner.watchers;
 	local ours = { ready = function (self, ...)
 		if theirs.ready then theirs.ready(self, ...); end
-		local conn = self.data and self.data.conn;
-		if conn and conn.onreadable and conn.conn and conn.conn:dirty() then
-			timer.add_task(0, function () read_on(conn); end);
-		end
+		streams.read_on(self.data and self.data.conn);
 	end };
 	runner.watchers = setmetatable(ours, { __index = theirs });
 end
 
 local function hold(event, held, ingress, host)
+	counts.asking(held, event.stanza);
 	if not held.stanza then pose(held, event.stanza, event.origin, ingress, host); end
 	if ingress == describe.CLIENT then ahead.ask(event.origin, event.stanza, pose); end
 	if not held.settled then
 		local wait, done = async.waiter();
 		held.wake = done;
-		have_rest_read(event.origin.thread);
+		if ingress == describe.CLIENT then have_rest_read(event.origin.thread); end
 		wait();
 	end
 	if held.answer then return with_verdict(event, held, held.answer); end
@@ -140,28 +155,45 @@ end
 
 -- Holds a message on the running coroutine. Returns whether it goes on, and what is known of it.
 local function ask(event, ingress, host)
-	local held = ahead.take(event.origin, event.stanza) or {};
+	local origin = event.origin;
+	local held = ahead.take(origin, event.stanza) or {};
+	streams.remember(origin);
 	local ok, passes = pcall(hold, event, held, ingress, host);
-	if not ok then passes = broken(event, "ingress", passes); end
+	if not ok then passes = broken(event, held, "ingress", passes); end
+	if passes and origin.destroyed then event.origin = streams.stand_in(origin); end
 	return passes, held;
 end
 
--- The client went before its turn came for a message that had been asked about ahead.
+-- The client went before its turn came for a message that had been asked about ahead: nobody gets it.
 local function abandon(held)
 	local verdict = held.answer;
-	if not verdict or not verdict.outcome_wanted or not verdict.event_id then return; end
-	held.event_id, held.deliveries = verdict.event_id, {};
-	outcome.add(held, outcome.DROPPED, held.bare, nil, nil, "the session ended first");
-	outcome.finish(held);
+	if not verdict then
+		refused_alone(held, "the session ended first", outcome.DROPPED);
+	else
+		counts.settled(held, counts.class(verdict));
+		if not verdict.outcome_wanted or not verdict.event_id then return; end
+		held.event_id, held.deliveries = verdict.event_id, {};
+		outcome.add(held, outcome.DROPPED, held.bare, nil, nil, "the session ended first");
+		outcome.finish(held);
+	end
 end
 
 function gate.session_ended(session)
-	ahead.abandon(session, abandon);
+	ahead.abandon(session, counts.asking, abandon);
+end
+
+-- More of a session's messages wait than the settings allow.
+function intake.refuse(session, stanza)
+	local held = { failure = "too many waiting" };
+	counts.asking(held, stanza);
+	link.count_refused();
+	refuse({ origin = session, stanza = stanza }, "wait", "resource-constraint", NOT_RECORDED);
+	refused_alone(held);
 end
 
 -- Lets the server handle a message that may pass, and tells the outcome.
-local function release(held, f, a, b, c)
-	local ok, result = scope.run(held, f, a, b, c);
+local function release(held, f, a, b, c, d)
+	local ok, result = scope.run(held, f, a, b, c, d);
 	local told, problem = pcall(outcome.finish, held, not ok);
 	if not told then notices.hook_failed("outcome", problem); end
 	if not ok then error(result, 0); end -- another module's, to be seen where it would have been without us
@@ -171,7 +203,7 @@ end
 -- Tells a message that the server itself made.
 local function tell(host, event)
 	local ok, problem = pcall(function ()
-		if link.ready and link.tell(wire.EVENT, (describe.describe(describe.INTERNAL, host, nil, event.stanza))) then return; end
+		if link.ready and link.tell(wire.EVENT, (describe.describe(ids.new(), describe.INTERNAL, host, nil, event.stanza))) then return; end
 		link.count_delivered();
 	end);
 	if not ok then notices.hook_failed("internal message", problem); end
@@ -195,15 +227,6 @@ local function internal(host, event)
 	tell(host, event);
 end
 
--- The client went while its message waited. It was recorded and may pass, so it does; what handlers
--- ask of its session is answered by a stand-in, since Prosody empties ended sessions.
-local function stand_in(origin, held, known)
-	return setmetatable({
-		type = "c2s", username = known.username, host = known.host, resource = known.resource,
-		full_jid = held.from, destroyed = true, send = function () return false; end, log = origin.log or log,
-	}, { __index = origin });
-end
-
 local function deliver(handlers, name, event)
 	local result = handlers(name, event);
 	if result then return result; end
@@ -214,34 +237,9 @@ end
 
 -- Wraps pre-message/*: from a client, on its own coroutine whatever the transport.
 function gate.from_client(handlers, name, event)
-	local origin = event.origin;
-	local known = { username = origin.username, host = origin.host, resource = origin.resource };
-	local passes, held = ask(event, describe.CLIENT, origin.host);
+	local passes, held = ask(event, describe.CLIENT, event.origin.host);
 	if not passes then return true; end
-	if origin.destroyed then event.origin = stand_in(origin, held, known); end
 	return release(held, deliver, handlers, name, event);
-end
-
--- Coroutines for streams that have none of their own (external components): one for each stream.
-local runners = setmetatable({}, { __mode = "k" });
-
-local function later(event, ingress, host)
-	local origin = event.origin;
-	local runner = runners[origin];
-	if not runner then
-		runner = async.runner(function (job)
-			local passes, held = ask(job.event, job.ingress, job.host);
-			if passes then release(held, prosody.core_post_stanza, job.event.origin, job.event.stanza); end
-		end, { error = function (_, err) log("error", "While handling a message of a component: %s", err); end });
-		runners[origin] = runner;
-	end
-	local settings = link.settings;
-	if not settings or #runner.queue >= settings.max_waiting then
-		without_verdict(event, { failure = "too many waiting" });
-	else
-		runner:run({ event = event, ingress = ingress, host = host });
-	end
-	return true;
 end
 
 -- The stream a message came in by, where it is not our own server.
@@ -268,6 +266,27 @@ local function within(held, host, handlers, name, event)
 	return result;
 end
 
+-- What nobody handles, the server answers with an error.
+local function handled(held, handlers, name, event)
+	local result = handlers(name, event);
+	if not result and event.stanza.attr.type ~= "error" then
+		outcome.add(held, outcome.BOUNCED, held.bare, nil, nil, "service-unavailable");
+	end
+	return result;
+end
+
+-- Holds what came from another server or a component. It comes in a queue of its sender (intake.lua), on a coroutine that may
+-- wait; what another module puts in otherwise gets one here.
+local function from_stream(handlers, name, event, ingress, host)
+	if not async.ready() then
+		queues.push(event.origin, event.stanza.attr.from or "", prosody.core_post_stanza, event.stanza);
+		return true;
+	end
+	local passes, held = ask(event, ingress, host);
+	if not passes then return true; end
+	return release(held, handled, held, handlers, name, event);
+end
+
 -- Wraps message/* on `host`: what comes from other servers and components is held, what the server
 -- makes is told, what is part of a held message passes.
 function gate.to_host(host)
@@ -278,13 +297,8 @@ function gate.to_host(host)
 		if not ingress then
 			internal(host, event);
 			return handlers(name, event);
-		elseif ingress == describe.REMOTE and async.ready() then
-			local passes;
-			passes, held = ask(event, ingress, host);
-			if not passes then return true; end
-			return release(held, handlers, name, event);
 		end
-		return later(event, ingress, ingress == describe.COMPONENT and event.origin.host or host);
+		return from_stream(handlers, name, event, ingress, ingress == describe.COMPONENT and event.origin.host or host);
 	end
 end
 
@@ -297,11 +311,25 @@ function gate.to_component(host)
 			local before = held and held.deliveries and #held.deliveries;
 			local result = handlers(...);
 			if before and result and #held.deliveries == before then
-				outcome.copy(held, outcome.HANDED, event.stanza.attr.to, nil, "external component");
+				local component = hosts[host].modules.component;
+				if component and component.connected == false then
+					outcome.copy(held, outcome.BOUNCED, event.stanza.attr.to, nil, "the component is not connected");
+				else
+					outcome.copy(held, outcome.HANDED, event.stanza.attr.to, nil, "external component");
+				end
 			end
 			return result;
 		end, name, event);
 	end
+end
+
+-- A copy of `held` was given to the stream to another server, or waits for it to be ready.
+local function went_out(held, event)
+	local stanza, host = event.stanza, event.to_host;
+	local session = hosts[event.from_host].s2sout[host];
+	if session and session.type == "s2sout_unauthed" then return later.to_remote(held, stanza, session, host); end
+	outcome.copy(held, outcome.REMOTE, stanza.attr.to, nil, host);
+	if session then later.handed(held, stanza, session); end
 end
 
 -- Wraps route/remote on `host`.
@@ -312,14 +340,19 @@ function gate.to_remote(host)
 		if held then
 			return within(held, host, function (...)
 				local result = handlers(...);
-				if result and fanout.is_copy(held, event.stanza) then
-					outcome.copy(held, outcome.REMOTE, event.stanza.attr.to, nil, event.to_host);
-				end
+				if result and fanout.is_copy(held, event.stanza) then went_out(held, event); end
 				return result;
 			end, name, event);
 		end
 		local ingress = outside(event.origin);
-		if ingress == describe.COMPONENT then return later(event, ingress, host); end
+		if ingress == describe.COMPONENT then
+			return from_stream(function (...)
+				local result = handlers(...);
+				local out = scope.current();
+				if result and out then went_out(out, event); end
+				return result;
+			end, name, event, ingress, host);
+		end
 		internal(host, event);
 		return handlers(name, event);
 	end
@@ -328,9 +361,10 @@ end
 -- Wraps message/offline/handle on `host`.
 function gate.to_offline(host)
 	return function (handlers, name, event)
-		local result = handlers(name, event);
 		local held = scope.current();
-		if held and result then outcome.stored(held, event.username.."@"..host); end
+		if not held or not held.deliveries then return handlers(name, event); end
+		local result = later.store(held, handlers, name, event);
+		if result then outcome.stored(held, event.username.."@"..host); end
 		return result;
 	end
 end
@@ -352,6 +386,9 @@ end
 function gate.shut(event)
 	if event.stanza.name ~= "message" then return; end
 	if event.origin and not settled[event.stanza] then
+		local held = {};
+		counts.asking(held, event.stanza);
+		counts.settled(held, "refused_alone");
 		link.count_refused();
 		refuse(event, "wait", "service-unavailable", NOT_RECORDED);
 	end

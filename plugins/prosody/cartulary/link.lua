@@ -2,10 +2,12 @@
 --
 -- Invariants: a question is settled exactly once: by its answer, by the time limit, or at once when
 -- the link goes. `waiting` never exceeds the settings' max_waiting. Large messages that the sidecar does not
--- take are refused one by one and never cost the link. Settings outlive the link.
+-- take are refused one by one and never cost the link. Settings outlive the link. Outcomes and notices that cannot be
+-- written are kept in their order; those that find no room are counted.
 -- What it does not do: decide. Callers decide what an unanswered question means, and count it here.
 
 local wire = require "cartulary.wire";
+local backlog = require "cartulary.backlog";
 local server = require "net.server";
 local timer = require "util.timer";
 local time = require "util.time";
@@ -17,6 +19,11 @@ local TICK = 0.25; -- seconds; how coarse the time limit of an answer is
 -- Bytes unsent, above which nothing is asked. The server's own limit (32 MiB) would close the connection, and
 -- so take from everybody what one sender's large messages have filled.
 local MAX_UNSENT = 16 * 1024 * 1024;
+local WELCOME_WITHIN = 5; -- seconds; a sidecar that accepts and says nothing is left and tried again
+-- What is kept of outcomes and notices: frames, bytes. A busy server makes some thousands a second.
+local MAX_KEPT, MAX_KEPT_BYTES = 50000, 16 * 1024 * 1024;
+-- Bytes unsent, above which they are kept here: the rest of what may be unsent is for questions, on which people wait.
+local CONGESTED = 4 * 1024 * 1024;
 
 local link = {
 	path = os.getenv("CARTULARY_LINK") or "/run/cartulary/link.sock";
@@ -32,30 +39,46 @@ local greet; -- makes hello and snapshot; given by start()
 local pending = {}; -- question by id
 local next_id, oldest = 1, 1; -- ids are never used again; none below `oldest` is pending
 local ticking = false;
+local kept = backlog.new(MAX_KEPT, MAX_KEPT_BYTES);
+local on_ready = {}; -- by name: functions to call when questions may be asked again
 
 -- What had to be decided alone: told with each hello, forgotten when a welcome confirms it.
-local alone = { delivered = 0, refused = 0, since = 0 };
-local told = { delivered = 0, refused = 0 };
+local alone = { delivered = 0, refused = 0, lost = 0, since = 0 };
+local told = { delivered = 0, refused = 0, lost = 0 };
+local function untold() return alone.delivered + alone.refused + alone.lost > 0; end
 
 -- What is decided alone while there is a link (no answer in time, too many waiting) must not go untold until the
 -- link is made again, which may be never.
 local reporting = false;
 local function report_soon()
-	if reporting or not link.ready or alone.delivered + alone.refused == 0 then return; end
+	if reporting or not link.ready or not untold() then return; end
 	reporting = true;
 	timer.add_task(REPORT, function ()
 		reporting = false;
-		if link.ready and alone.delivered + alone.refused > 0 then link.announce(); end
+		if link.ready and untold() then link.announce(); end
 	end);
 end
 
 local function count(what)
-	if alone.delivered + alone.refused == 0 then alone.since = math.floor(time.now() * 1e6); end
+	if not untold() then alone.since = math.floor(time.now() * 1e6); end
 	alone[what] = alone[what] + 1;
 	report_soon();
 end
 function link.count_delivered() count("delivered"); end
 function link.count_refused() count("refused"); end
+
+-- Bytes written and not yet taken by the socket. Prosody 13 keeps text or a buffer, 0.12 a list of texts, whose
+-- length is taken piece by piece; other backends of the server than its usual one keep it elsewhere.
+local chunks, measured, chunk_bytes = nil, 0, 0;
+local function unsent()
+	local buffer = conn.writebuffer;
+	if not buffer then return 0; end
+	if type(buffer) == "string" or getmetatable(buffer) then return #buffer; end
+	if buffer ~= chunks or #buffer < measured then chunks, measured, chunk_bytes = buffer, 0, 0; end
+	for i = measured + 1, #buffer do chunk_bytes = chunk_bytes + #buffer[i]; end
+	measured = #buffer;
+	return chunk_bytes;
+end
 
 local function settle(id, question, answer, failure)
 	pending[id] = nil;
@@ -84,9 +107,8 @@ function link.ask(question, body)
 	if not link.ready then return nil, "no link"; end
 	if link.waiting >= link.settings.max_waiting then return nil, "too many waiting"; end
 	if not wire.fits(body) then return nil, "the stanza is too long"; end
-	-- Text or a buffer; other backends of the server than its usual one keep it elsewhere.
-	local unsent = conn.writebuffer;
-	if unsent and #unsent > 0 and #unsent + #body > MAX_UNSENT then return nil, "too much is waiting"; end
+	local before = unsent();
+	if before > 0 and before + #body > MAX_UNSENT then return nil, "too much is waiting"; end
 	local id = next_id;
 	next_id = id + 1;
 	question.asked = time.monotonic();
@@ -100,7 +122,7 @@ function link.ask(question, body)
 	return true;
 end
 
--- Tells something that needs no answer. Returns whether it was handed to the link; a frame that
+-- Writes a frame that needs no answer, now or not at all. Returns whether it was handed to the link; a frame that
 -- does not fit is not. The server writes whatever one turn of its loop made in one go.
 function link.tell(kind, body)
 	if not conn or not wire.fits(body) then return false; end
@@ -108,10 +130,34 @@ function link.tell(kind, body)
 	return true;
 end
 
+-- Writes what was kept, as much as the socket takes; the rest follows when it has taken that.
+local function catch_up()
+	while link.ready and not kept:empty() and unsent() < CONGESTED do conn:write(kept:pop()); end
+end
+
+-- Tells an outcome or a notice: at once, or in its turn when there is a link that takes it.
+function link.tell_in_turn(kind, body)
+	if link.ready and kept:empty() and unsent() < CONGESTED then
+		link.tell(kind, body);
+	elseif not wire.fits(body) or not kept:push(wire.frame(kind, 0, body)) then
+		if kind == wire.OUTCOME then count("lost"); end
+	end
+end
+
+-- Has f() called whenever questions may be asked again, after what was kept; in the place of what had that name.
+function link.on_ready(name, f)
+	on_ready[name] = f;
+end
+
+-- Has what was written sent now, if the server can: it is about to exit.
+function link.flush()
+	if conn and conn.onwritable then pcall(conn.onwritable, conn); end
+end
+
 -- Says hello (again), with a snapshot.
 function link.announce()
 	if not conn then return; end
-	told.delivered, told.refused = alone.delivered, alone.refused;
+	told.delivered, told.refused, told.lost = alone.delivered, alone.refused, alone.lost;
 	greet(alone);
 end
 
@@ -125,19 +171,24 @@ on_frame[wire.WELCOME] = function (_, body)
 	end
 	alone.delivered = alone.delivered - told.delivered;
 	alone.refused = alone.refused - told.refused;
+	alone.lost = alone.lost - told.lost;
 	-- What was counted meanwhile is a report of its own: under the time of the one just confirmed the sidecar
 	-- would take it for that one repeated, and count nothing.
-	local rest = alone.delivered + alone.refused > 0;
-	alone.since = rest and math.max(math.floor(time.now() * 1e6), alone.since + 1) or 0;
-	told.delivered, told.refused = 0, 0;
+	alone.since = untold() and math.max(math.floor(time.now() * 1e6), alone.since + 1) or 0;
+	told.delivered, told.refused, told.lost = 0, 0, 0;
 	retry_delay = FIRST_RETRY;
 	log("info", "Linked to sidecar %s, protocol %s", welcome.version or "of unknown version", tostring(welcome.protocol));
 end
 
 on_frame[wire.SETTINGS] = function (_, body)
 	link.settings = wire.settings(body);
+	local again = not link.ready;
 	link.ready = true;
+	catch_up();
 	report_soon();
+	if again then
+		for _, f in pairs(on_ready) do f(); end
+	end
 end
 
 on_frame[wire.VERDICT] = function (id, body)
@@ -162,7 +213,7 @@ end
 
 local function down(reason)
 	conn, link.ready = nil, false;
-	told.delivered, told.refused = 0, 0;
+	told.delivered, told.refused, told.lost = 0, 0, 0;
 	log("warn", "The link to the sidecar is gone (%s), %d messages were waiting", reason or "closed", link.waiting);
 	-- In the order asked. Settling may ask new questions; they are refused, since there is no link.
 	local lost, first, last = pending, oldest, next_id - 1;
@@ -198,6 +249,9 @@ local function new_listener()
 	function listener.ondisconnect(this, reason)
 		if this == conn then down(reason); end
 	end
+	function listener.ondrain(this)
+		if this == conn then catch_up(); end
+	end
 	-- Silence is normal.
 	function listener.onreadtimeout() return true; end
 	return listener;
@@ -231,10 +285,16 @@ function connect()
 	end
 	silent = false;
 	conn = server.wrapclient(plain(socket), "cartulary", 0, new_listener(), "*a");
+	local this = conn;
+	timer.add_task(WELCOME_WITHIN, function ()
+		if this ~= conn or link.ready then return; end
+		down("no welcome within "..WELCOME_WITHIN.." seconds");
+		this:close();
+	end);
 	link.announce();
 end
 
--- Connects, and keeps connecting. `greeting` is called with the counts (`delivered`, `refused`,
+-- Connects, and keeps connecting. `greeting` is called with the counts (`delivered`, `refused`, `lost`,
 -- `since`) and tells hello and snapshot.
 function link.start(greeting)
 	greet = greeting;

@@ -22,7 +22,7 @@ end
 
 -- Tells a notice. `details`: jid, room, occupant, address, mechanism, session, reason; each a text or nil.
 function notices.tell(name, details)
-	link.tell(wire.NOTICE, encode(name, details));
+	link.tell_in_turn(wire.NOTICE, encode(name, details));
 end
 
 -- A body of ours threw at `where`.
@@ -66,7 +66,7 @@ function notices.hello(instance, counts, problems)
 		u16(1, 1), u16(2, 1), text(3, notices.VERSION), text(4, "Prosody"), text(5, prosody.version or "unknown"), text(6, instance),
 	};
 	for name, host in pairs(prosody.hosts) do parts[#parts + 1] = host_fields(name, host, problems[name]); end
-	parts[#parts + 1] = text(8, u64(1, counts.delivered)..u64(2, counts.refused)..wire.time(3, counts.since));
+	parts[#parts + 1] = text(8, u64(1, counts.delivered)..u64(2, counts.refused)..wire.time(3, counts.since)..u64(4, counts.lost));
 	link.tell(wire.HELLO, concat(parts));
 end
 

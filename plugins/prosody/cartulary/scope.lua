@@ -15,12 +15,12 @@ function scope.current()
 	return current[running()];
 end
 
--- Calls f(a, b, c) with `held` as the current message; `held` may be nil. Returns pcall's results.
-function scope.run(held, f, a, b, c)
+-- Calls f(a, b, c, d) with `held` as the current message; `held` may be nil. Returns pcall's results.
+function scope.run(held, f, a, b, c, d)
 	local thread = running();
 	local outer = current[thread];
 	current[thread] = held;
-	local ok, result = pcall(f, a, b, c);
+	local ok, result = pcall(f, a, b, c, d);
 	current[thread] = outer;
 	return ok, result;
 end

@@ -7,7 +7,7 @@ local pack, unpack, sub, concat = string.pack, string.unpack, string.sub, table.
 
 local wire = {};
 
-wire.HELLO, wire.EVENT, wire.OUTCOME, wire.NOTICE, wire.SNAPSHOT_END = 0x01, 0x02, 0x03, 0x04, 0x05;
+wire.HELLO, wire.EVENT, wire.OUTCOME, wire.NOTICE, wire.SNAPSHOT_END, wire.COUNT = 0x01, 0x02, 0x03, 0x04, 0x05, 0x06;
 wire.WELCOME, wire.VERDICT, wire.SETTINGS = 0x81, 0x82, 0x83;
 
 -- Actions of a verdict.
@@ -29,6 +29,7 @@ end
 function wire.text(tag, value) return pack(">I2s4", tag, value); end
 function wire.u8(tag, value) return pack(">I2I4B", tag, 1, value); end
 function wire.u16(tag, value) return pack(">I2I4I2", tag, 2, value); end
+function wire.u32(tag, value) return pack(">I2I4I4", tag, 4, value); end
 function wire.u64(tag, value) return pack(">I2I4i8", tag, 8, value); end
 wire.time = wire.u64;
 
