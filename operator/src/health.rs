@@ -5,7 +5,7 @@ use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::get;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -14,25 +14,34 @@ use tokio::sync::watch;
 pub struct Readiness {
     scopes_missing: Arc<AtomicUsize>,
     trusted: watch::Receiver<bool>,
+    leading: watch::Receiver<bool>,
+    served: Arc<AtomicBool>,
 }
 
 impl Readiness {
     /// Not ready yet: `scopes` are still unknown, and the API server does not trust the webhooks.
     #[must_use]
-    pub fn new(scopes: usize, trusted: watch::Receiver<bool>) -> Self {
-        Self { scopes_missing: Arc::new(AtomicUsize::new(scopes)), trusted }
+    pub fn new(scopes: usize, trusted: watch::Receiver<bool>, leading: watch::Receiver<bool>) -> Self {
+        Self { scopes_missing: Arc::new(AtomicUsize::new(scopes)), trusted, leading, served: Arc::default() }
     }
 
     /// One scope is known.
     pub fn scope_known(&self) {
-        self.scopes_missing.fetch_sub(1, Ordering::Relaxed);
+        let one_less = |missing: usize| Some(missing.saturating_sub(1));
+        let _ = self.scopes_missing.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less);
     }
 
     fn missing(&self) -> Option<&'static str> {
         if !*self.trusted.borrow() {
             return Some("the API server has not been told to trust the webhooks yet");
         }
-        (self.scopes_missing.load(Ordering::Relaxed) > 0).then_some("not everything was listed yet")
+        // Who was ready to admit pods stays so when it comes to lead, while it looks around.
+        let unknown = *self.leading.borrow() && self.scopes_missing.load(Ordering::Relaxed) > 0;
+        if unknown && !self.served.load(Ordering::Relaxed) {
+            return Some("not everything was listed yet");
+        }
+        self.served.store(true, Ordering::Relaxed);
+        None
     }
 }
 

@@ -7,11 +7,11 @@
 //! | [`endpoint`] | ArchiveEndpoint: dereference → validate → status |
 //! | [`inject`] | from a pod to a recorded pod, purely |
 //! | [`webhook`] | admission: server, certificates, answers |
+//! | [`leader`] | which of several operators writes |
 //! | [`conditions`], [`reasons`], [`write`] | what is said, by which names, and how it is written |
 //!
 //! Invariants: idle means no writes; a declaration that cannot be carried out leaves the last good one in force; whatever
-//! cannot be recorded is refused at admission. It needs no leader yet: everything it writes is applied, and two operators write
-//! the same. What a leader would be for is where [`run`] starts [`watch::run`]; the webhooks serve on every replica.
+//! cannot be recorded is refused at admission; only the leader writes, while admission, health and metrics are every replica's.
 //!
 //! What it does not do: connect to archives or read the journals.
 
@@ -21,6 +21,7 @@ pub mod context;
 pub mod endpoint;
 pub mod health;
 pub mod inject;
+pub mod leader;
 pub mod metrics;
 pub mod options;
 pub mod reasons;
@@ -34,12 +35,17 @@ use health::Readiness;
 use inject::SidecarImage;
 use kube::api::ListParams;
 use kube::{Api, Client};
+use leader::{Candidate, Fence};
 use metrics::Metrics;
 use options::Options;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::watch::channel;
+use tokio::sync::watch::{Receiver, channel};
 use webhook::Webhooks;
+
+/// How long giving the lead back may hold up the end.
+const RELEASE: Duration = Duration::from_secs(3);
 
 /// Where the operator is reached.
 pub struct Listeners {
@@ -49,8 +55,12 @@ pub struct Listeners {
     pub health: TcpListener,
 }
 
-/// Runs until the future is dropped, or something that cannot be mended happens.
-pub async fn run(options: Options, client: Client) -> anyhow::Result<()> {
+/// Runs until `stop`, or until something that cannot be mended happens.
+pub async fn run(
+    options: Options,
+    client: Client,
+    stop: impl Future<Output = ()> + Send,
+) -> anyhow::Result<()> {
     let listen = |address| async move {
         TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
     };
@@ -58,36 +68,72 @@ pub async fn run(options: Options, client: Client) -> anyhow::Result<()> {
         webhook: listen(options.webhook_address).await?,
         health: listen(options.health_address).await?,
     };
-    run_on(listeners, options, client).await
+    run_on(listeners, options, client, stop).await
 }
 
 /// [`run`] with listeners that are there already.
-pub async fn run_on(listeners: Listeners, options: Options, client: Client) -> anyhow::Result<()> {
-    for scope in options.scopes() {
-        check_definitions(&client, scope).await?;
+pub async fn run_on(
+    listeners: Listeners,
+    options: Options,
+    client: Client,
+    stop: impl Future<Output = ()> + Send,
+) -> anyhow::Result<()> {
+    let scopes = options.scopes();
+    for scope in &scopes {
+        check_definitions(&client, scope.clone()).await?;
     }
     let metrics = Arc::new(Metrics::default());
     let (tls, tls_receiver) = channel(None);
     let (trusted, trusted_receiver) = channel(false);
-    let scopes = options.scopes();
-    let readiness = Readiness::new(scopes.len(), trusted_receiver);
+    let (leading, leading_receiver) = channel(false);
+    let readiness = Readiness::new(scopes.len(), trusted_receiver, leading_receiver.clone());
     let image = SidecarImage {
         image: options.sidecar_image.clone(),
         pull_policy: options.sidecar_image_pull_policy.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     let webhooks = Arc::new(Webhooks::new(client.clone(), image, metrics.clone()));
-    let looking = scopes.into_iter().map(|scope| {
-        let readiness = readiness.clone();
-        watch::run(scope, client.clone(), options.clone(), metrics.clone(), move || readiness.scope_known())
-    });
+    let fence = Fence::default();
+    let candidate = Candidate::new(client.clone(), &options, fence.clone(), leading, metrics.clone())?;
+    let identity = candidate.identity();
     tokio::select! {
-        _ = futures::future::join_all(looking) => anyhow::bail!("the watches ended"),
+        result = lead(leading_receiver, fence.client(client.clone()), &options, &metrics, &readiness) => result?,
+        () = candidate.run() => {}
         () = webhook::keeper::run(client.clone(), options.clone(), metrics.clone(), tls, trusted) => {}
         () = webhook::serve(listeners.webhook, tls_receiver, webhooks) => {}
         result = health::serve(listeners.health, readiness.clone(), metrics.clone()) => result?,
+        () = stop => {}
+    }
+    // Whatever wrote has ended with the futures above.
+    let released = leader::release(client, &options.namespace, &identity, &fence);
+    match tokio::time::timeout(RELEASE, released).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!("the lead could not be given back: {error:#}"),
+        Err(_) => tracing::warn!("the lead could not be given back in time"),
     }
     Ok(())
+}
+
+/// Looks after everything for as long as this replica leads, and again when it leads again.
+async fn lead(
+    mut leading: Receiver<bool>,
+    client: Client,
+    options: &Options,
+    metrics: &Arc<Metrics>,
+    readiness: &Readiness,
+) -> anyhow::Result<()> {
+    loop {
+        leading.wait_for(|leads| *leads).await?;
+        let looking = options.scopes().into_iter().map(|scope| {
+            let known = || readiness.scope_known();
+            watch::run(scope, client.clone(), options.clone(), metrics.clone(), known)
+        });
+        tokio::select! {
+            _ = futures::future::join_all(looking) => anyhow::bail!("the watches ended"),
+            result = leading.wait_for(|leads| !*leads) => drop(result?),
+        }
+        metrics.alarms.clear();
+    }
 }
 
 /// Says at once, and once, what is missing, instead of failing in every watch.
@@ -119,7 +165,7 @@ mod tests {
 
     #[test]
     fn the_operator_can_be_spawned() {
-        fn sendable<T: Send>(_: fn(Listeners, Options, Client) -> T) {}
+        fn sendable<T: Send>(_: fn(Listeners, Options, Client, std::future::Pending<()>) -> T) {}
         sendable(run_on);
     }
 }

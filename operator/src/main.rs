@@ -14,9 +14,11 @@ async fn main() -> anyhow::Result<()> {
     let client =
         kube::Client::try_default().await.context("no API server: run in a pod, or set KUBECONFIG")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    tokio::select! {
-        result = cartulary_operator::run(options, client) => result,
-        _ = terminate.recv() => Ok(()),
-        _ = tokio::signal::ctrl_c() => Ok(()),
-    }
+    let stop = async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = tokio::signal::ctrl_c() => {}
+        }
+    };
+    cartulary_operator::run(options, client, stop).await
 }

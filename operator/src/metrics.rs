@@ -1,5 +1,6 @@
 //! The operator's own metrics (Prometheus). They hold no names of users, no text, no secrets (P8).
 
+use cartulary_compliance::names::metric;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -24,6 +25,21 @@ pub struct Admission {
     pub refused: &'static str,
 }
 
+/// Labels of [`Metrics::alarms`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, EncodeLabelSet)]
+pub struct Alarm {
+    /// Out of [`cartulary_compliance::alarms`].
+    pub alarm: &'static str,
+    /// Of the XMPPCluster.
+    pub namespace: String,
+    /// The XMPPCluster.
+    pub cluster: String,
+    /// The pod; empty where it is about none.
+    pub node: String,
+    /// The ArchiveEndpoint; empty where it is about none.
+    pub endpoint: String,
+}
+
 /// Everything the operator counts.
 #[derive(Debug)]
 pub struct Metrics {
@@ -35,6 +51,10 @@ pub struct Metrics {
     pub admissions: Family<Admission, Counter>,
     /// When the webhooks' certificate expires, seconds since 1970.
     pub certificate_expires: Gauge,
+    /// 1 while this replica leads.
+    pub leader: Gauge,
+    /// 1 for each alarm that is raised, for as long as this replica leads.
+    pub alarms: Family<Alarm, Gauge>,
     registry: Mutex<Registry>,
 }
 
@@ -44,7 +64,13 @@ impl Default for Metrics {
         let status_writes = Counter::default();
         let admissions = Family::<Admission, Counter>::default();
         let certificate_expires: Gauge = Gauge::default();
-        let mut registry = Registry::with_prefix("cartulary_operator");
+        let leader: Gauge = Gauge::default();
+        let alarms = Family::<Alarm, Gauge>::default();
+        let mut all = Registry::default();
+        // Sidecars have it under the same name, so that one rule is for both.
+        all.register(metric::ALARM, "1 while an alarm is raised", alarms.clone());
+        let registry = all.sub_registry_with_prefix("cartulary_operator");
+        registry.register("leader", "1 while this replica leads", leader.clone());
         registry.register("reconciles", "Reconciliations", reconciles.clone());
         registry.register("status_writes", "Writes of a status", status_writes.clone());
         registry.register("admissions", "Admission requests", admissions.clone());
@@ -53,7 +79,15 @@ impl Default for Metrics {
             "When the webhooks' certificate expires, seconds since 1970",
             certificate_expires.clone(),
         );
-        Self { reconciles, status_writes, admissions, certificate_expires, registry: Mutex::new(registry) }
+        Self {
+            reconciles,
+            status_writes,
+            admissions,
+            certificate_expires,
+            leader,
+            alarms,
+            registry: Mutex::new(all),
+        }
     }
 }
 

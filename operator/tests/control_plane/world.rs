@@ -128,7 +128,12 @@ impl World {
             "--poll-seconds=1",
         ]);
         let account = format!("system:serviceaccount:{namespace}:{namespace}-cartulary");
-        let operator = tokio::spawn(run_on(listeners, options, self::client(&plane, Some(account)).await?));
+        let operator = tokio::spawn(run_on(
+            listeners,
+            options,
+            self::client(&plane, Some(account)).await?,
+            std::future::pending(),
+        ));
         let world =
             Self { client, namespace, status_port, health, operator, sidecars: Vec::new(), _plane: plane };
         until("the operator is ready", || async {
