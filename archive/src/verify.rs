@@ -1,20 +1,24 @@
 //! Finds what was changed in an archive, removed from it or slipped into it (P4). `docs/record.md` says what can be found.
 //!
 //! Nothing an archive holds is trusted but the hashes themselves. Memory does not grow with the archive: only streams and
-//! findings are kept. Without anchors a cut-off end cannot be found, and the result says so.
+//! findings are kept. Without anchors a cut-off end cannot be found, and the result says so; with them [`judge()`] finds it.
 
 mod check;
+mod held;
+mod judge;
 
 pub use check::Checker;
+pub use held::{Held, HeldMark, Predecessor};
+pub use judge::{JournalState, Judgement, judge};
 
-use crate::endpoint::{Archive, Bind, EndpointError};
+use crate::anchors::Anchors;
+use crate::endpoint::{Archive, EndpointError};
+use crate::pages::Pages;
 use crate::record::StreamId;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use uuid::Uuid;
 
-/// Records in one page.
-const PAGE: u32 = 200;
 /// The tables that hold records and what belongs to them.
 const TABLES: [&str; 4] = ["record", "payload", "delivery", "outcome"];
 /// Findings kept; further ones are counted.
@@ -44,6 +48,22 @@ pub enum FindingKind {
     Fork,
     /// Rows are there that belong to no record of a stream: put in, or hidden from reading in order.
     Foreign,
+    /// Another record stands where an anchor names one: the stream was computed anew.
+    Rewritten,
+    /// The last records of a stream, which the archive had confirmed, are not there.
+    CutOff,
+    /// A whole stream that the archive had confirmed is not there.
+    StreamRemoved,
+    /// Everything of a journal that the archive had confirmed is not there.
+    JournalRemoved,
+    /// A journal goes on from before what it had signed: its volume was put back to an older state.
+    WentBack,
+    /// A journal signed two things that cannot both be true.
+    AnchorsContradict,
+    /// A head among the anchors does not verify.
+    AnchorNotBelieved,
+    /// A head among the anchors bears another key than the journal had at first.
+    KeyChanged,
 }
 
 /// One thing that is not as it should be.
@@ -84,6 +104,19 @@ pub struct DeclaredGap {
     pub count: u64,
     /// Why.
     pub reason: String,
+    /// Where the gap record stands that says so.
+    #[serde(default)]
+    pub by: Option<GapPlace>,
+}
+
+/// A place in a journal's stream of the same endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GapPlace {
+    /// The incarnation.
+    pub incarnation: Uuid,
+    /// The sequence.
+    pub sequence: u64,
 }
 
 /// What a verification found.
@@ -92,7 +125,7 @@ pub struct DeclaredGap {
 pub struct Report {
     /// Whether nothing was found.
     pub consistent: bool,
-    /// Always false: there are no anchors yet.
+    /// Whether that holds up to the time of the anchors; false where none were given.
     pub completeness_proven: bool,
     /// Records read.
     pub records: u64,
@@ -106,6 +139,9 @@ pub struct Report {
     pub gaps: Vec<DeclaredGap>,
     /// Streams that are still written to, or whose end is not proved.
     pub unclosed: Vec<Unclosed>,
+    /// What is there of each stream.
+    #[serde(default)]
+    pub held: Vec<Held>,
     /// The result in a sentence.
     pub sentence: String,
 }
@@ -136,32 +172,32 @@ impl fmt::Display for Report {
     }
 }
 
-/// Verifies a whole archive.
+/// Verifies a whole archive, without anchors.
 pub async fn verify(archive: &mut Archive) -> Result<Report, EndpointError> {
+    read(archive, &Anchors::default()).await
+}
+
+/// Verifies a whole archive that is the only one, with anchors. The report holds what the anchors showed, too.
+pub async fn verify_anchored(
+    archive: &mut Archive,
+    anchors: &Anchors,
+) -> Result<(Report, Judgement), EndpointError> {
+    let mut report = read(archive, anchors).await?;
+    let judgement = judge(anchors, &[&report]);
+    report.findings.extend(judgement.findings.iter().cloned());
+    report.consistent &= judgement.findings.is_empty();
+    report.completeness_proven = report.consistent && judgement.is_proven;
+    report.sentence = judgement.verdict(report.consistent);
+    Ok((report, judgement))
+}
+
+/// Reads a whole archive and checks it in itself; the report also tells what stands at the places that the anchors speak of, so that
+/// several archives can be judged together.
+pub async fn read(archive: &mut Archive, anchors: &Anchors) -> Result<Report, EndpointError> {
     archive.freeze().await?;
-    let mut checker = Checker::default();
-    let mut after: Option<[Bind; 5]> = None;
-    loop {
-        let order = format!("ORDER BY r.journal, r.endpoint, r.incarnation, r.sequence, r.id LIMIT {PAGE}");
-        let (tail, binds) = match &after {
-            None => (order, Vec::new()),
-            Some(key) => (
-                format!(
-                    "WHERE (r.journal, r.endpoint, r.incarnation, r.sequence, r.id) > ($1, $2, $3, $4, $5) {order}"
-                ),
-                key.to_vec(),
-            ),
-        };
-        let records = archive.records(&tail, &binds).await?;
-        let Some(last) = records.last() else { break };
-        let columns = &last.projection;
-        after = Some([
-            Bind::Uuid(columns.uuids[0].unwrap_or_default()),
-            Bind::Text(columns.texts[1].clone().unwrap_or_default()),
-            Bind::Uuid(columns.uuids[1].unwrap_or_default()),
-            Bind::Int(columns.ints[0].unwrap_or_default()),
-            Bind::Uuid(last.id),
-        ]);
+    let mut checker = Checker::with_places(anchors.places());
+    let mut pages = Pages::default();
+    while let Some(records) = pages.next(archive).await? {
         for record in &records {
             checker.record(record);
         }

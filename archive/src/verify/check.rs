@@ -1,10 +1,11 @@
 //! The checks themselves, fed with records in the order of their streams.
 
-use super::{DeclaredGap, Finding, FindingKind, MAX_FINDINGS, Report, Unclosed};
+use super::held::{Held, HeldMark, Predecessor};
+use super::{DeclaredGap, Finding, FindingKind, GapPlace, MAX_FINDINGS, Report, Unclosed};
 use crate::endpoint::ArchivedRecord;
 use crate::endpoint::projection::{INTS, Projection, TEXTS, UUIDS, project, without_payload};
 use crate::record::{Body, Content, Form, Gap, Hash, Header, Payload, StreamEnd, StreamId, hash};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 /// Takes records in the order of journal, endpoint, incarnation, sequence; says at the end what was found.
@@ -16,10 +17,13 @@ pub struct Checker {
     findings: Vec<Finding>,
     more_findings: u64,
     streams: BTreeMap<StreamId, Seen>,
+    /// Places whose hash somebody wants to know.
+    places: BTreeMap<StreamId, BTreeSet<u64>>,
+    marks: BTreeMap<StreamId, Vec<HeldMark>>,
     /// The last record, if the next may be of the same stream.
     current: Option<StreamId>,
     missing: Vec<Missing>,
-    gaps: Vec<(StreamId, Gap)>,
+    gaps: Vec<Told>,
     successors: Vec<(StreamId, Option<StreamEnd>)>,
 }
 
@@ -29,6 +33,17 @@ struct Seen {
     /// Hash of the last record's header, and what its column says of it: either is taken for the next record's previous.
     hashes: [Hash; 2],
     closed: bool,
+    node: String,
+    cluster: String,
+}
+
+/// A gap record.
+struct Told {
+    /// The stream in which something is missing.
+    stream: StreamId,
+    gap: Gap,
+    /// Where the gap record itself stands.
+    by: GapPlace,
 }
 
 /// Sequences that are not there, until gap records say otherwise.
@@ -39,6 +54,12 @@ struct Missing {
 }
 
 impl Checker {
+    /// A checker that also tells what stands at these places.
+    #[must_use]
+    pub fn with_places(places: BTreeMap<StreamId, BTreeSet<u64>>) -> Self {
+        Self { places, ..Self::default() }
+    }
+
     /// Checks one record.
     pub fn record(&mut self, record: &ArchivedRecord) {
         self.records += 1;
@@ -63,14 +84,16 @@ impl Checker {
             let message = "its header was changed: it does not fit its hash";
             self.find(FindingKind::HeaderChanged, &stream, Some(header.sequence), record.id, message);
         }
+        self.mark(&stream, header.sequence, computed, record.id);
         let intact = self.payloads(record, &header);
         self.columns(record, &header, intact);
         self.chain(record, &header, computed);
         match header.content {
             Content::Open(open) => self.successors.push((stream, open.predecessor)),
             Content::Body(Body::Gap(gap)) => {
+                let by = GapPlace { incarnation: stream.incarnation, sequence: header.sequence };
                 let incarnation = gap.incarnation.unwrap_or(stream.incarnation);
-                self.gaps.push((StreamId { incarnation, ..stream }, gap));
+                self.gaps.push(Told { stream: StreamId { incarnation, ..stream }, gap, by });
             }
             Content::Body(_) | Content::Close => {}
         }
@@ -106,7 +129,7 @@ impl Checker {
         }
         for missing in std::mem::take(&mut self.missing) {
             for (first, last) in self.uncovered(&missing) {
-                let count = last - first + 1;
+                let count = (last - first).saturating_add(1);
                 let message = format!(
                     "{count} record(s) from {first} to {last} are missing and no gap record says why"
                 );
@@ -126,23 +149,23 @@ impl Checker {
             .map(|(stream, seen)| Unclosed { stream: stream.clone(), last_sequence: seen.last })
             .collect();
         self.findings.sort_by(|a, b| (&a.stream, a.sequence, a.kind).cmp(&(&b.stream, b.sequence, b.kind)));
+        let held = self.held(&successors);
         let (records, streams) = (self.records, self.streams.len() as u64);
         let found = self.findings.len() as u64 + self.more_findings;
         let sentence = if found == 0 {
-            format!(
-                "consistent, completeness not proven: {records} record(s) in {streams} stream(s), no anchors"
-            )
+            format!("consistent, completeness not proven: {records} record(s) in {streams} stream(s)")
         } else {
             format!("not consistent: {found} finding(s) in {records} record(s) of {streams} stream(s)")
         };
         let gaps = self
             .gaps
             .into_iter()
-            .map(|(stream, gap)| DeclaredGap {
+            .map(|Told { stream, gap, by }| DeclaredGap {
                 stream,
                 first: gap.first,
                 count: gap.count,
                 reason: gap.reason.word().to_owned(),
+                by: Some(by),
             })
             .collect();
         Report {
@@ -154,6 +177,7 @@ impl Checker {
             more_findings: self.more_findings,
             gaps,
             unclosed,
+            held,
             sentence,
         }
     }
@@ -162,8 +186,39 @@ impl Checker {
     fn unreadable(&mut self, stream: StreamId, record: &ArchivedRecord, computed: Hash) {
         let last = record.projection.ints[0].and_then(|sequence| u64::try_from(sequence).ok()).unwrap_or(0);
         let hashes = [computed, record.hash.as_slice().try_into().unwrap_or(computed)];
+        self.mark(&stream, last, computed, record.id);
         self.current = Some(stream.clone());
-        self.streams.insert(stream, Seen { last, hashes, closed: false });
+        let columns = &record.projection.texts;
+        let (node, cluster) =
+            (columns[2].clone().unwrap_or_default(), columns[3].clone().unwrap_or_default());
+        self.streams.insert(stream, Seen { last, hashes, closed: false, node, cluster });
+    }
+
+    fn mark(&mut self, stream: &StreamId, sequence: u64, hash: Hash, id: Uuid) {
+        if self.places.get(stream).is_some_and(|places| places.contains(&sequence)) {
+            let mark = HeldMark { sequence, hash: hex::encode(hash), id };
+            self.marks.entry(stream.clone()).or_default().push(mark);
+        }
+    }
+
+    fn held(&mut self, successors: &[(StreamId, Option<StreamEnd>)]) -> Vec<Held> {
+        let before: BTreeMap<&StreamId, Predecessor> = successors
+            .iter()
+            .filter_map(|(stream, end)| {
+                let StreamEnd { incarnation, sequence, .. } = (*end)?;
+                Some((stream, Predecessor { incarnation, sequence }))
+            })
+            .collect();
+        let of = |(stream, seen): (&StreamId, &Seen)| Held {
+            stream: stream.clone(),
+            node: seen.node.clone(),
+            cluster: seen.cluster.clone(),
+            last: seen.last,
+            closed: seen.closed,
+            predecessor: before.get(stream).copied(),
+            marks: self.marks.get(stream).cloned().unwrap_or_default(),
+        };
+        self.streams.iter().map(of).collect()
     }
 
     /// Compares payloads with the header's commitments. Returns whether they are as they were.
@@ -228,7 +283,7 @@ impl Checker {
                 findings.push((FindingKind::Doubled, "another record stands at its place".to_owned()));
             }
             Some(seen) => {
-                if sequence > seen.last + 1 {
+                if sequence - seen.last > 1 {
                     let (first, last) = (seen.last + 1, sequence - 1);
                     self.missing.push(Missing { stream: stream.clone(), first, last });
                 } else if !seen.hashes.contains(&header.previous) {
@@ -256,9 +311,15 @@ impl Checker {
         let hashes = [computed, record.hash.as_slice().try_into().unwrap_or(computed)];
         let closed = matches!(header.content, Content::Close);
         self.current = Some(stream.clone());
-        let seen = self.streams.entry(stream.clone()).or_insert(Seen { last: sequence, hashes, closed });
-        if sequence >= seen.last {
-            *seen = Seen { last: sequence, hashes, closed };
+        match self.streams.get_mut(stream) {
+            Some(seen) if sequence >= seen.last => {
+                (seen.last, seen.hashes, seen.closed) = (sequence, hashes, closed)
+            }
+            Some(_) => {}
+            None => {
+                let (node, cluster) = (header.node.clone(), header.cluster.clone());
+                self.streams.insert(stream.clone(), Seen { last: sequence, hashes, closed, node, cluster });
+            }
         }
     }
 
@@ -303,7 +364,13 @@ impl Checker {
                     "it goes on after record {}, which the next incarnation, {}, names as its last",
                     end.sequence, successor.incarnation
                 );
-                self.push(FindingKind::ChainBroken, &stream, Some(end.sequence + 1), None, message);
+                self.push(
+                    FindingKind::ChainBroken,
+                    &stream,
+                    Some(end.sequence.saturating_add(1)),
+                    None,
+                    message,
+                );
             }
         } else if !seen.hashes.contains(&end.hash) {
             let message = format!(
@@ -316,31 +383,12 @@ impl Checker {
 
     /// The parts of a range that no gap record names.
     fn uncovered(&self, missing: &Missing) -> Vec<(u64, u64)> {
-        let mut covered: Vec<(u64, u64)> = self
-            .gaps
-            .iter()
-            .filter(|(stream, _)| *stream == missing.stream)
-            .filter_map(|(_, gap)| {
-                let first = gap.first?;
-                Some((first, first.saturating_add(gap.count.checked_sub(1)?)))
-            })
-            .collect();
-        covered.sort_unstable();
-        let mut rest = Vec::new();
-        let mut next = missing.first;
-        for (first, last) in covered {
-            if first > missing.last || next > missing.last {
-                break;
-            }
-            if first > next {
-                rest.push((next, first - 1));
-            }
-            next = next.max(last.saturating_add(1));
-        }
-        if next <= missing.last {
-            rest.push((next, missing.last));
-        }
-        rest
+        let of_it = self.gaps.iter().filter(|told| told.stream == missing.stream);
+        let covered = of_it.filter_map(|Told { gap, .. }| {
+            let first = gap.first?;
+            Some((first, first.saturating_add(gap.count.checked_sub(1)?)))
+        });
+        uncovered(covered, missing.first, missing.last)
     }
 
     fn find(&mut self, kind: FindingKind, stream: &StreamId, sequence: Option<u64>, id: Uuid, message: &str) {
@@ -371,6 +419,27 @@ impl Checker {
             self.findings.push(finding);
         }
     }
+}
+
+/// The parts of `first..=last` that are in none of the ranges.
+pub(super) fn uncovered(ranges: impl Iterator<Item = (u64, u64)>, first: u64, last: u64) -> Vec<(u64, u64)> {
+    let mut covered: Vec<(u64, u64)> = ranges.collect();
+    covered.sort_unstable();
+    let mut rest = Vec::new();
+    let mut next = first;
+    for (from, to) in covered {
+        if from > last || next > last {
+            break;
+        }
+        if from > next {
+            rest.push((next, from - 1));
+        }
+        next = next.max(to.saturating_add(1));
+    }
+    if next <= last {
+        rest.push((next, last));
+    }
+    rest
 }
 
 fn column_stream(record: &ArchivedRecord) -> StreamId {

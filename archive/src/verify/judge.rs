@@ -1,0 +1,441 @@
+//! Anchors against what archives hold: a pure function over both, so that several archives are judged together.
+//!
+//! What the archive had confirmed when a head was signed must be there, with that hash, or a gap record must explain it. What was
+//! durable in the journal and not confirmed may still wait there: it is told and no finding, unless something else stands in its
+//! place. What came after the last head, nothing here can speak of: it is counted as not anchored yet.
+
+use super::held::Held;
+use super::{DeclaredGap, Finding, FindingKind, Report};
+use crate::anchors::{Anchored, Anchors, time};
+use crate::head::{Mark, Statement};
+use crate::record::StreamId;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use uuid::Uuid;
+
+/// What anchors show of archives.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Judgement {
+    /// What does not fit the anchors, and what is wrong with them.
+    pub findings: Vec<Finding>,
+    /// What anchors speak of and none of the archives can hold, in words.
+    pub not_verified: Vec<String>,
+    /// Each journal and endpoint that anchors or archives know.
+    pub journals: Vec<JournalState>,
+    /// Whether every journal in the archives is anchored and everything the anchors call archived is there.
+    pub is_proven: bool,
+    /// Up to when that holds, nanoseconds since the epoch: when the oldest last head was signed of the journals still in use.
+    pub up_to_nanos: Option<i64>,
+}
+
+/// One journal's records for one endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JournalState {
+    /// The journal.
+    pub journal: Uuid,
+    /// The endpoint.
+    pub endpoint: String,
+    /// The pod it is of.
+    pub node: String,
+    /// Its XMPPCluster.
+    pub cluster: String,
+    /// When its last head was signed, nanoseconds since the epoch; `None` where there is none.
+    pub anchored_at_nanos: Option<i64>,
+    /// Records that were anchored as durable in the journal and are not in the archive yet.
+    pub waiting: u64,
+    /// Records in the archive that no anchor covers yet.
+    pub not_anchored: u64,
+    /// All of this in words.
+    pub sentence: String,
+}
+
+impl Judgement {
+    /// The result in a sentence; `is_consistent` says whether nothing at all was found.
+    #[must_use]
+    pub fn verdict(&self, is_consistent: bool) -> String {
+        if !is_consistent || !self.findings.is_empty() {
+            return "NOT consistent: the archive is not what was written".to_owned();
+        }
+        if !self.not_verified.is_empty() {
+            return "NOT VERIFIED as a whole: what could be read is consistent, the rest is named above"
+                .to_owned();
+        }
+        let unanchored = self.journals.iter().filter(|state| state.anchored_at_nanos.is_none()).count();
+        let Some(up_to) = self.up_to_nanos.filter(|_| self.is_proven) else {
+            return match unanchored {
+                0 => "consistent, completeness not proven: no anchors".to_owned(),
+                count => format!("consistent, completeness not proven: {count} journal(s) without anchors"),
+            };
+        };
+        let sum = |of: fn(&JournalState) -> u64| self.journals.iter().map(of).fold(0, u64::saturating_add);
+        let outside: Vec<String> = [
+            (sum(|state| state.waiting), "not archived yet"),
+            (sum(|state| state.not_anchored), "not anchored yet"),
+        ]
+        .into_iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, what)| format!("{count} record(s) {what}"))
+        .collect();
+        let mut verdict = format!("consistent and complete up to {}", time(up_to));
+        if !outside.is_empty() {
+            verdict = format!("{verdict}; outside of that: {}", outside.join(", "));
+        }
+        verdict
+    }
+}
+
+/// Holds `anchors` against what was read of all archives together.
+#[must_use]
+pub fn judge(anchors: &Anchors, reports: &[&Report]) -> Judgement {
+    let mut judge = Judge::default();
+    judge.collect(reports);
+    judge.result.findings.clone_from(&anchors.findings);
+    let mut unfinished: Option<i64> = None;
+    let mut newest: Option<i64> = None;
+    for (journal, anchored) in &anchors.journals {
+        for endpoint in anchored.endpoints.keys() {
+            let last = judge.endpoint(*journal, endpoint, anchored);
+            newest = newest.max(last.at_nanos);
+            if !last.is_finished {
+                unfinished = Some(unfinished.unwrap_or(i64::MAX).min(last.at_nanos.unwrap_or_default()));
+            }
+        }
+    }
+    judge.unanchored(anchors);
+    let gaps = reports.iter().flat_map(|report| &report.gaps);
+    gaps.for_each(|gap| judge.gap(gap, anchors));
+    let mut result = judge.result;
+    let all_anchored = result.journals.iter().all(|state| state.anchored_at_nanos.is_some());
+    result.is_proven =
+        newest.is_some() && all_anchored && result.findings.is_empty() && result.not_verified.is_empty();
+    result.up_to_nanos = unfinished.or(newest);
+    result.findings.sort_by(|a, b| (&a.stream, a.sequence, a.kind).cmp(&(&b.stream, b.sequence, b.kind)));
+    result
+}
+
+#[derive(Default)]
+struct Judge {
+    held: BTreeMap<StreamId, Merged>,
+    /// Ranges that gap records explain.
+    gaps: BTreeMap<StreamId, Vec<(u64, u64)>>,
+    /// How far anchors cover a stream.
+    covered: BTreeMap<StreamId, u64>,
+    result: Judgement,
+}
+
+/// A stream as all archives together hold it.
+struct Merged {
+    held: Held,
+    /// Hashes by place: more than one where two archives differ.
+    marks: BTreeMap<u64, BTreeSet<String>>,
+}
+
+/// The end of what is anchored of one journal and endpoint.
+struct Last {
+    at_nanos: Option<i64>,
+    /// Nothing more will come of it, and all of it is there.
+    is_finished: bool,
+}
+
+impl Judge {
+    fn collect(&mut self, reports: &[&Report]) {
+        for held in reports.iter().flat_map(|report| &report.held) {
+            let merged = self
+                .held
+                .entry(held.stream.clone())
+                .or_insert_with(|| Merged { held: held.clone(), marks: BTreeMap::new() });
+            if held.last > merged.held.last {
+                (merged.held.last, merged.held.closed) = (held.last, held.closed);
+            }
+            merged.held.predecessor = merged.held.predecessor.or(held.predecessor);
+            for mark in &held.marks {
+                merged.marks.entry(mark.sequence).or_default().insert(mark.hash.clone());
+            }
+        }
+        for gap in reports.iter().flat_map(|report| &report.gaps) {
+            if let (Some(first), Some(more)) = (gap.first, gap.count.checked_sub(1)) {
+                self.gaps.entry(gap.stream.clone()).or_default().push((first, first.saturating_add(more)));
+            }
+        }
+    }
+
+    fn endpoint(&mut self, journal: Uuid, endpoint: &str, anchored: &Anchored) -> Last {
+        let incarnations = &anchored.endpoints[endpoint];
+        let statements = || incarnations.values().flatten();
+        let newest = statements().max_by_key(|statement| statement.at_nanos);
+        let at_nanos = newest.map(|statement| statement.at_nanos);
+        let who = format!("journal {journal} (pod {}), endpoint {endpoint}", anchored.node);
+        let of_it = |stream: &StreamId| stream.journal == journal && stream.endpoint == endpoint;
+        let confirmed = statements().filter_map(|statement| Some((statement, statement.confirmed?)));
+        let (mut waiting, mut lacks) = (0, false);
+        if let Some((statement, mark)) = confirmed.max_by_key(|(statement, _)| statement.at_nanos)
+            && !self.held.keys().any(of_it)
+        {
+            lacks = true;
+            let had = format!(
+                "by {} the archive had confirmed its records up to {}",
+                time(statement.at_nanos),
+                mark.sequence
+            );
+            if self.held.keys().any(|stream| stream.endpoint == endpoint) {
+                let sentence =
+                    format!("{who}: nothing of it is there, and {had}: the whole journal was removed");
+                self.find(FindingKind::JournalRemoved, statement, Some(0), sentence);
+            } else {
+                self.result.not_verified.push(format!(
+                    "{who}: {had}, and no archive that was read holds this endpoint: it is in another archive, or all of it was removed"
+                ));
+            }
+        } else {
+            for statements in incarnations.values() {
+                waiting += self.incarnation(&who, statements);
+            }
+        }
+        self.cover_predecessors(journal, endpoint);
+        let not_anchored = self.not_anchored(&of_it);
+        // A stream of an incarnation that is over gets no more records.
+        let current = anchored.endpoints.values().flat_map(BTreeMap::keys).max();
+        let is_finished = !lacks
+            && newest.is_some_and(|newest| {
+                let is_over = newest.closed || current.is_some_and(|current| *current > newest.incarnation);
+                is_over && self.covered.get(&stream_of(newest)).is_some_and(|to| *to >= newest.last.sequence)
+            });
+        let sentence = format!(
+            "{who}: anchored at {}{}{}{}",
+            at_nanos.map(time).unwrap_or_default(),
+            if waiting > 0 {
+                format!("; anchored, not archived yet as of then: {waiting} record(s)")
+            } else {
+                String::new()
+            },
+            if not_anchored > 0 {
+                format!("; not anchored yet: {not_anchored} record(s)")
+            } else {
+                String::new()
+            },
+            if is_finished { "; it is finished, and all of it is there" } else { "" },
+        );
+        self.result.journals.push(JournalState {
+            journal,
+            endpoint: endpoint.to_owned(),
+            node: anchored.node.clone(),
+            cluster: anchored.cluster.clone(),
+            anchored_at_nanos: at_nanos,
+            waiting,
+            not_anchored,
+            sentence,
+        });
+        Last { at_nanos, is_finished }
+    }
+
+    /// Checks what was signed of one stream, and returns how many of its records may still wait.
+    fn incarnation(&mut self, who: &str, statements: &[Statement]) -> u64 {
+        for pair in statements.windows(2) {
+            self.contradiction(who, &pair[0], &pair[1]);
+        }
+        let mut told = BTreeSet::new();
+        for statement in statements {
+            let confirmed = statement.confirmed.map(|mark| (mark, true));
+            for (mark, is_confirmed) in confirmed.into_iter().chain([(statement.last, false)]) {
+                if told.insert((mark.sequence, mark.hash, is_confirmed)) {
+                    self.place(who, statement, mark, is_confirmed);
+                }
+            }
+        }
+        statements.last().map_or(0, |newest| self.waiting(who, newest))
+    }
+
+    fn contradiction(&mut self, who: &str, earlier: &Statement, later: &Statement) {
+        let (a, b) = (earlier.last, later.last);
+        let goes_back = b.sequence < a.sequence || (earlier.closed && b.sequence > a.sequence);
+        if goes_back || (a.sequence == b.sequence && a.hash != b.hash) {
+            let sentence = format!(
+                "{who}, incarnation {}: at {} the journal signed that it ended with record {}, and at {} that it ended with {} record {}: its \
+                 volume was copied or put back, and two go on in its name",
+                earlier.incarnation,
+                time(earlier.at_nanos),
+                a.sequence,
+                time(later.at_nanos),
+                if a.sequence == b.sequence { "another" } else { "" },
+                b.sequence,
+            );
+            self.find(FindingKind::AnchorsContradict, later, Some(b.sequence), sentence);
+        }
+    }
+
+    /// Looks whether the record stands where a head says.
+    fn place(&mut self, who: &str, statement: &Statement, mark: Mark, is_confirmed: bool) {
+        let stream = stream_of(statement);
+        let (incarnation, at, sequence) = (statement.incarnation, time(statement.at_nanos), mark.sequence);
+        let Some(merged) = self.held.get(&stream) else {
+            if is_confirmed && !self.uncovered(&stream, 0, sequence).is_empty() {
+                let sentence = format!(
+                    "{who}, incarnation {incarnation}: the stream was removed: by {at} the archive had confirmed its records 0 to \
+                     {sequence}, and none of them is there"
+                );
+                self.find(FindingKind::StreamRemoved, statement, Some(0), sentence);
+            }
+            return;
+        };
+        let last = merged.held.last;
+        if let Some(hashes) = merged.marks.get(&sequence) {
+            if !hashes.contains(&hex::encode(mark.hash)) {
+                let sentence = format!(
+                    "{who}, incarnation {incarnation}, record {sequence}: it is not the record that was anchored at {at}: it was \
+                     changed, and whatever follows the change computed anew"
+                );
+                self.find(FindingKind::Rewritten, statement, Some(sequence), sentence);
+            } else {
+                let to = self.covered.entry(stream).or_default();
+                *to = (*to).max(sequence);
+            }
+        } else if is_confirmed && sequence > last {
+            for (first, to) in self.uncovered(&stream, last.saturating_add(1), sequence) {
+                let sentence = format!(
+                    "{who}, incarnation {incarnation}: cut off after record {last}: by {at} the archive had confirmed the records {first} \
+                     to {to} too, and they are not there"
+                );
+                self.find(FindingKind::CutOff, statement, Some(first), sentence);
+            }
+        }
+        // A hole before the last record there is told by the chain itself.
+    }
+
+    fn waiting(&mut self, who: &str, newest: &Statement) -> u64 {
+        let stream = stream_of(newest);
+        let next = self.held.get(&stream).map(|merged| merged.held.last.saturating_add(1));
+        let confirmed = newest.confirmed.map(|mark| mark.sequence.saturating_add(1));
+        let first = next.max(confirmed).unwrap_or(0);
+        let ranges = if first > newest.last.sequence {
+            Vec::new()
+        } else {
+            self.uncovered(&stream, first, newest.last.sequence)
+        };
+        let count =
+            ranges.iter().fold(0u64, |sum, (first, to)| sum.saturating_add((to - first).saturating_add(1)));
+        let successor = self.held.values().find_map(|merged| {
+            let before = merged.held.predecessor?;
+            let follows = merged.held.stream.journal == stream.journal
+                && merged.held.stream.endpoint == stream.endpoint
+                && before.incarnation == stream.incarnation;
+            follows.then_some((merged.held.stream.incarnation, before.sequence))
+        });
+        // Where the successor names an end, what is missing up to there is told by the chain.
+        match successor {
+            Some((_, end)) if end >= newest.last.sequence => 0,
+            Some((next, end)) if count > 0 => {
+                let sentence = format!(
+                    "{who}, incarnation {}: at {} the journal had {count} record(s) after {end}, the last one that the next incarnation, \
+                     {next}, knows of: its volume was put back to an older state",
+                    newest.incarnation,
+                    time(newest.at_nanos),
+                );
+                self.find(FindingKind::WentBack, newest, Some(end.saturating_add(1)), sentence);
+                0
+            }
+            _ => count,
+        }
+    }
+
+    /// What follows an anchored place by the chain is anchored with it.
+    fn cover_predecessors(&mut self, journal: Uuid, endpoint: &str) {
+        let mut to_follow: Vec<StreamId> = self
+            .covered
+            .keys()
+            .filter(|stream| stream.journal == journal && stream.endpoint == endpoint)
+            .cloned()
+            .collect();
+        while let Some(stream) = to_follow.pop() {
+            let Some(before) = self.held.get(&stream).and_then(|merged| merged.held.predecessor) else {
+                continue;
+            };
+            let stream = StreamId { incarnation: before.incarnation, ..stream };
+            let known = self.covered.get(&stream).copied();
+            if known.is_none_or(|known| known < before.sequence) {
+                self.covered.insert(stream.clone(), before.sequence);
+                to_follow.push(stream);
+            }
+        }
+    }
+
+    fn not_anchored(&self, of_it: &dyn Fn(&StreamId) -> bool) -> u64 {
+        let after = |(stream, merged): (&StreamId, &Merged)| match self.covered.get(stream) {
+            Some(to) => merged.held.last.saturating_sub(*to),
+            None => merged.held.last.saturating_add(1),
+        };
+        self.held.iter().filter(|(stream, _)| of_it(stream)).map(after).fold(0, u64::saturating_add)
+    }
+
+    /// Journals in the archives that no anchor knows.
+    fn unanchored(&mut self, anchors: &Anchors) {
+        let mut unknown: BTreeMap<(Uuid, String), (u64, Held)> = BTreeMap::new();
+        for (stream, merged) in &self.held {
+            let known = anchors.journals.get(&stream.journal);
+            if known.is_some_and(|anchored| anchored.endpoints.contains_key(&stream.endpoint)) {
+                continue;
+            }
+            let key = (stream.journal, stream.endpoint.clone());
+            let records = &mut unknown.entry(key).or_insert_with(|| (0, merged.held.clone())).0;
+            *records = records.saturating_add(merged.held.last.saturating_add(1));
+        }
+        for ((journal, endpoint), (records, held)) in unknown {
+            let why = if anchors.journals.contains_key(&journal) {
+                "its journal is anchored, for this endpoint it never was"
+            } else if anchors.journals.is_empty() || anchors.clusters.contains(&held.cluster) {
+                "it is made up, or was never anchored"
+            } else {
+                "its cluster is not among those whose anchors were given, or it is made up"
+            };
+            let sentence = format!(
+                "journal {journal}, endpoint {endpoint}: {records} record(s) that call themselves pod {}'s of {}, and no anchor: {why}",
+                held.node, held.cluster
+            );
+            self.result.journals.push(JournalState {
+                journal,
+                endpoint,
+                node: held.node,
+                cluster: held.cluster,
+                anchored_at_nanos: None,
+                waiting: 0,
+                not_anchored: records,
+                sentence,
+            });
+        }
+    }
+
+    /// A gap record explains nothing as long as it could have been written by whoever removed what it speaks of.
+    fn gap(&mut self, gap: &DeclaredGap, anchors: &Anchors) {
+        let (Some(first), Some(by)) = (gap.first, gap.by) else { return };
+        let StreamId { journal, endpoint, incarnation } = &gap.stream;
+        let signed = || anchors.journals.get(journal)?.endpoints.get(endpoint)?.get(incarnation);
+        let confirmed =
+            signed().into_iter().flatten().filter_map(|statement| Some(statement.confirmed?.sequence));
+        let anchored = self.covered.get(&gap.stream).copied().max(confirmed.max());
+        let at = StreamId { incarnation: by.incarnation, ..gap.stream.clone() };
+        let is_anchored_itself = self.covered.get(&at).is_some_and(|to| *to >= by.sequence);
+        if anchored.is_some_and(|to| first <= to) && !is_anchored_itself {
+            self.result.not_verified.push(format!(
+                "{}: {} record(s) from {first} on are missing, and the gap record that says so, {} of incarnation {}, is not anchored \
+                 yet: verify again with newer anchors",
+                gap.stream, gap.count, by.sequence, by.incarnation
+            ));
+        }
+    }
+
+    /// The parts of a range that no gap record names.
+    fn uncovered(&self, stream: &StreamId, first: u64, last: u64) -> Vec<(u64, u64)> {
+        super::check::uncovered(self.gaps.get(stream).into_iter().flatten().copied(), first, last)
+    }
+
+    fn find(&mut self, kind: FindingKind, statement: &Statement, sequence: Option<u64>, sentence: String) {
+        let stream = stream_of(statement);
+        self.result.findings.push(Finding { kind, stream, sequence, id: None, sentence });
+    }
+}
+
+fn stream_of(statement: &Statement) -> StreamId {
+    let Statement { journal, endpoint, incarnation, .. } = statement;
+    StreamId { journal: *journal, endpoint: endpoint.clone(), incarnation: *incarnation }
+}
