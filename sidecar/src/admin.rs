@@ -7,6 +7,7 @@
 //!   do nothing else and so asks nobody who they are.
 //! - `/status`: [`SidecarStatus`](cartulary_compliance::status::SidecarStatus) as JSON. `/metrics`: OpenMetrics.
 
+use crate::alarms::now_micros;
 use crate::app::App;
 use crate::metrics;
 use axum::extract::State;
@@ -15,7 +16,6 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The routes.
 pub fn router(app: Arc<App>) -> Router {
@@ -38,8 +38,7 @@ fn answer(problems: &[String]) -> Response {
 }
 
 async fn page(State(app): State<Arc<App>>) -> Response {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    match metrics::page(app.status(), i64::try_from(now.as_micros()).unwrap_or(i64::MAX)) {
+    match metrics::page(app.status(), app.alarm_settings(), now_micros()) {
         Ok(page) => {
             ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], page)
                 .into_response()

@@ -9,16 +9,17 @@ use crate::counts::Counters;
 use crate::drains::{self, Drains};
 use crate::link::{self, Link};
 use crate::recorder::Recorder;
-use crate::{admin, plugin};
+use crate::{admin, alarms, plugin};
 use anyhow::{Context, Result};
 use cartulary_archive::endpoint::embedded_archives;
 use cartulary_archive::journal::{
     DeadLetterEntry, Journal, JournalError, JournalOptions, Limits, system_clock,
 };
+use cartulary_compliance::config::AlarmSettings;
 use cartulary_compliance::status::{ConfigStatus, JournalStatus, SidecarStatus};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -27,6 +28,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Longest time the link may take to answer what it has taken in, once it has to stop.
 const LINK_PATIENCE: Duration = Duration::from_secs(3);
+/// Longest time for what is noted as missing or counted, and for the drains' ends.
+const BOOKS_PATIENCE: Duration = Duration::from_secs(1);
 /// Longest time the journal may take for its last sync.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 /// How long it is waited before a journal that could not be opened is tried again.
@@ -120,9 +123,28 @@ impl App {
         problems
     }
 
+    /// When alarms are raised.
+    #[must_use]
+    pub fn alarm_settings(&self) -> AlarmSettings {
+        self.recorder.loaded().map(|loaded| loaded.config.alarms).unwrap_or_default()
+    }
+
     /// Everything at once.
     #[must_use]
     pub fn status(&self) -> SidecarStatus {
+        let mut status = self.state();
+        match embedded_archives(&self.archive) {
+            Ok(archives) => status.embedded_archives = Some(archives),
+            Err(error) => {
+                status.notes.push(format!("which embedded archives lie here cannot be told: {error}"));
+            }
+        }
+        status
+    }
+
+    /// The same without what takes the disk or a signature.
+    #[must_use]
+    pub fn state(&self) -> SidecarStatus {
         let not_ready = self.not_ready();
         let ConfigState { current, problem } = self.config.borrow().clone();
         let config = ConfigStatus {
@@ -139,24 +161,22 @@ impl App {
                 "{missing} messages were delivered without a record; their number is not on record yet"
             ));
         }
-        let embedded_archives = match embedded_archives(&self.archive) {
-            Ok(archives) => Some(archives),
-            Err(error) => {
-                notes.push(format!("which embedded archives lie here cannot be told: {error}"));
-                None
-            }
-        };
+        let mut counts = self.counts.snapshot();
+        (counts.counted, counts.passed_by) =
+            (self.recorder.tallies.total(), self.recorder.tallies.passed_by());
         SidecarStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             node: self.node.clone(),
+            cluster: current.as_ref().map(|loaded| loaded.config.cluster.to_string()).unwrap_or_default(),
             config,
             link: self.link.coverage().status(),
             journal: self.journal_status(),
             endpoints: self.drains.status(),
-            embedded_archives,
+            embedded_archives: None,
             heads: Vec::new(),
-            days: Vec::new(),
-            counts: self.counts.snapshot(),
+            days: self.recorder.tallies.days(),
+            counts,
+            refused_lately: self.counts.refused_lately(),
             ready,
             notes,
         }
@@ -180,14 +200,16 @@ impl App {
     }
 
     fn journal_status(&self) -> JournalStatus {
+        let ephemeral = self.recorder.loaded().is_some_and(|loaded| loaded.config.journal.ephemeral);
         if let Some(journal) = self.journal.get() {
-            return journal.status();
+            return JournalStatus { ephemeral, ..journal.status() };
         }
         let problem = self.journal_problem.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
         JournalStatus {
             problem: Some(
                 problem.unwrap_or_else(|| "the journal is opened when there is a configuration".into()),
             ),
+            ephemeral,
             ..JournalStatus::default()
         }
     }
@@ -200,26 +222,8 @@ impl App {
             () = stop.cancelled() => return None,
         };
         loop {
-            let software = concat!("cartulary-sidecar ", env!("CARGO_PKG_VERSION"));
-            let cluster = loaded.config.cluster.to_string();
-            let mut journal_options =
-                JournalOptions::new(options.data_dir.join("journal"), &self.node, &cluster, software);
-            journal_options.limits = limits(&loaded);
-            // Recovery reads all that is kept.
-            let opening = tokio::task::spawn_blocking(|| Journal::open(journal_options, system_clock()));
-            match opening.await.ok()? {
-                Ok((journal, recovery)) => {
-                    tracing::info!(
-                        records = recovery.records,
-                        waiting = recovery.waiting,
-                        torn_bytes = recovery.torn_bytes,
-                        quarantined = recovery.quarantined,
-                        lost = recovery.lost,
-                        "the journal is open"
-                    );
-                    for note in &recovery.notes {
-                        tracing::warn!(note, "the journal's recovery has something to tell");
-                    }
+            match open_journal(&options.data_dir, &self.node, &loaded).await {
+                Ok(journal) => {
                     self.recorder.open_journal(Arc::new(journal.clone()));
                     _ = self.journal.set(journal.clone());
                     return Some(journal);
@@ -236,6 +240,29 @@ impl App {
             }
         }
     }
+}
+
+/// Opens the journal of the data folder once and tells what its recovery found.
+pub async fn open_journal(data_dir: &Path, node: &str, loaded: &Loaded) -> Result<Journal, JournalError> {
+    let software = concat!("cartulary-sidecar ", env!("CARGO_PKG_VERSION"));
+    let cluster = loaded.config.cluster.to_string();
+    let mut options = JournalOptions::new(data_dir.join("journal"), node, &cluster, software);
+    options.limits = limits(loaded);
+    // Recovery reads all that is kept.
+    let opening = tokio::task::spawn_blocking(|| Journal::open(options, system_clock()));
+    let (journal, recovery) = opening.await.unwrap_or(Err(JournalError::Closed))?;
+    tracing::info!(
+        records = recovery.records,
+        waiting = recovery.waiting,
+        torn_bytes = recovery.torn_bytes,
+        quarantined = recovery.quarantined,
+        lost = recovery.lost,
+        "the journal is open"
+    );
+    for note in &recovery.notes {
+        tracing::warn!(note, "the journal's recovery has something to tell");
+    }
+    Ok(journal)
 }
 
 /// Runs a sidecar until `stop`. Returns when everything that was accepted is on disk.
@@ -261,22 +288,55 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<()> {
         let served = axum::serve(admin, admin::router(app.clone()));
         async move { served.with_graceful_shutdown(background.cancelled_owned()).await }
     });
+    let telling = tokio::spawn({
+        let (app, background) = (app.clone(), background.clone());
+        async move { alarms::run(&app, background).await }
+    });
+    app.recorder.take_up(&options.data_dir).await;
+    let books = Books::open(&app.recorder);
     app.listening.store(true, Ordering::Relaxed);
     let link = tokio::spawn(app.link.clone().serve(listener, stop.clone()));
     tracing::info!(socket = %options.link.display(), admin = %address, "listening");
 
     let journal = app.open_journal(&options, &stop).await;
     if let Some(journal) = journal {
-        serve(&app, journal, link, &stop).await;
+        serve(&app, journal, link, books, &stop).await;
     } else {
         _ = tokio::time::timeout(LINK_PATIENCE, link).await;
+        books.close().await;
     }
     background.cancel();
-    _ = tokio::time::timeout(Duration::from_secs(1), futures::future::join(config, admin)).await;
+    _ = tokio::time::timeout(Duration::from_secs(1), futures::future::join3(config, admin, telling)).await;
     // A socket left behind would be taken for one that is served.
     _ = std::fs::remove_file(&options.link);
     tracing::info!("stopped");
     Ok(())
+}
+
+/// What is written beside the messages themselves: what is missing, and what was counted.
+struct Books {
+    last_entries: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Books {
+    fn open(recorder: &Arc<Recorder>) -> Self {
+        let last_entries = CancellationToken::new();
+        let task = tokio::spawn({
+            let (recorder, stop) = (recorder.clone(), last_entries.clone());
+            async move {
+                let gaps = recorder.gaps.run(&recorder, stop.clone());
+                futures::future::join(gaps, recorder.tallies.run(&recorder, stop)).await;
+            }
+        });
+        Self { last_entries, task }
+    }
+
+    /// Everything is written that can be; nothing is noted any more.
+    async fn close(self) {
+        self.last_entries.cancel();
+        _ = tokio::time::timeout(BOOKS_PATIENCE, self.task).await;
+    }
 }
 
 /// From an open journal to a closed one.
@@ -284,13 +344,9 @@ async fn serve(
     app: &Arc<App>,
     journal: Journal,
     link: tokio::task::JoinHandle<()>,
+    books: Books,
     stop: &CancellationToken,
 ) {
-    let link_ended = CancellationToken::new();
-    let gaps = tokio::spawn({
-        let (recorder, link_ended) = (app.recorder.clone(), link_ended.clone());
-        async move { recorder.gaps.run(&recorder, link_ended).await }
-    });
     let drains = tokio::spawn({
         let (app, journal, stop) = (app.clone(), journal.clone(), stop.clone());
         async move {
@@ -300,8 +356,10 @@ async fn serve(
     stop.cancelled().await;
     tracing::info!("stopping: what was accepted is written, nothing more is taken in");
     _ = tokio::time::timeout(LINK_PATIENCE, link).await;
-    link_ended.cancel();
-    _ = tokio::time::timeout(Duration::from_secs(1), futures::future::join(gaps, drains)).await;
+    futures::future::join(books.close(), async {
+        _ = tokio::time::timeout(BOOKS_PATIENCE, drains).await;
+    })
+    .await;
     match tokio::time::timeout(CLOSE_PATIENCE, journal.close()).await {
         Ok(Ok(())) => tracing::info!("the journal is closed"),
         Ok(Err(error)) => tracing::error!(%error, "the journal could not be closed; its streams have no end"),

@@ -1,8 +1,12 @@
 //! Sums since the process started. The status and the metrics are both made from them, so that they cannot disagree.
 
 use cartulary_compliance::status::Counts;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long ago "lately" is.
+const LATELY: Duration = Duration::from_secs(60);
 
 /// Why a message was refused: the words of `refused_by` in the status and of the label `reason` in the metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +42,32 @@ impl Refused {
 #[derive(Debug, Default)]
 pub struct Counters {
     counts: Mutex<Counts>,
+    lately: Mutex<Lately>,
+}
+
+/// Refusals of the last minute, those of one second together.
+#[derive(Debug, Default)]
+struct Lately {
+    seconds: VecDeque<(Instant, u64)>,
+}
+
+impl Lately {
+    fn add(&mut self, now: Instant, count: u64) {
+        match self.seconds.back_mut() {
+            Some((begun, sum)) if now.duration_since(*begun) < Duration::from_secs(1) => *sum += count,
+            _ => self.seconds.push_back((now, count)),
+        }
+        self.forget(now);
+    }
+
+    fn sum(&mut self, now: Instant) -> u64 {
+        self.forget(now);
+        self.seconds.iter().map(|(_, count)| count).sum()
+    }
+
+    fn forget(&mut self, now: Instant) {
+        while self.seconds.pop_front_if(|(begun, _)| now.duration_since(*begun) >= LATELY).is_some() {}
+    }
 }
 
 impl Counters {
@@ -52,6 +82,15 @@ impl Counters {
             counts.refused += count;
             *counts.refused_by.entry(why.word().to_owned()).or_default() += count;
         });
+        if count > 0 {
+            self.lately.lock().unwrap_or_else(PoisonError::into_inner).add(Instant::now(), count);
+        }
+    }
+
+    /// Messages refused within the last minute.
+    #[must_use]
+    pub fn refused_lately(&self) -> u64 {
+        self.lately.lock().unwrap_or_else(PoisonError::into_inner).sum(Instant::now())
     }
 
     /// The sums now. Every reason to refuse is there, also those that never happened.
@@ -70,5 +109,21 @@ impl Counters {
         by.append(&mut counts.refused_by);
         counts.refused_by = by;
         counts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_refused_lately_is_forgotten_after_a_minute() {
+        let (mut lately, begun) = (Lately::default(), Instant::now());
+        for tenths in 0..700 {
+            lately.add(begun + Duration::from_millis(100 * tenths), 1);
+        }
+        assert!(lately.seconds.len() <= 61);
+        assert_eq!(lately.sum(begun + Duration::from_secs(70)), 590);
+        assert_eq!(lately.sum(begun + Duration::from_secs(200)), 0);
     }
 }

@@ -2,11 +2,16 @@
 //! records to their archive. `main` only reads the command line; the parts are here so that tests can drive them.
 
 pub mod admin;
+pub mod alarms;
 pub mod app;
 pub mod config;
 pub mod counts;
+pub mod drain;
 pub mod drains;
+#[cfg(test)]
+mod fixture;
 pub mod gaps;
+pub mod kept;
 pub mod link;
 pub mod metrics;
 pub mod open_events;
@@ -14,5 +19,6 @@ pub mod outcomes;
 pub mod path;
 pub mod plugin;
 pub mod recorder;
+pub mod tallies;
 #[cfg(test)]
 mod testing;

@@ -5,30 +5,28 @@
 
 use anyhow::{Context, Result};
 use cartulary_sidecar::app::{self, Options};
-use clap::{Parser, ValueEnum};
-use std::io::IsTerminal;
+use cartulary_sidecar::drain;
+use clap::{Parser, Subcommand, ValueEnum};
+use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 /// Records the messages of one XMPP server before they are delivered.
 #[derive(Parser)]
-#[command(version)]
+#[command(version, subcommand_negates_reqs = true)]
 struct Args {
-    /// Configuration, JSON or gzip of it; read again whenever it changes
-    #[arg(long, env = "CARTULARY_CONFIG", default_value = "/etc/cartulary/config/config.json.gz")]
-    config: PathBuf,
-    /// Folder of the journal and of SQLite archives
-    #[arg(long, env = "CARTULARY_DATA_DIR", default_value = "/var/lib/cartulary")]
-    data_dir: PathBuf,
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    place: Place,
     /// Unix socket on which the server plugin is awaited
     #[arg(long, env = "CARTULARY_LINK", default_value = "/run/cartulary/link.sock")]
     link: PathBuf,
-    /// Name of this node in records and in the configuration: the pod's
-    #[arg(long, env = "CARTULARY_NODE")]
-    node: String,
     /// Address of health, status and metrics
     #[arg(long, env = "CARTULARY_ADMIN", default_value = "0.0.0.0:9467")]
     admin: SocketAddr,
@@ -38,6 +36,35 @@ struct Args {
     /// Folder the plugin is copied to before the server starts
     #[arg(long, env = "CARTULARY_PLUGIN_TARGET", default_value = "/run/cartulary")]
     plugin_target: PathBuf,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Carries what waits in the journal of a pod that is gone to its archive, and ends
+    Drain {
+        #[command(flatten)]
+        place: Place,
+        /// Seconds after which it ends, whatever still waits
+        #[arg(long, default_value_t = 600)]
+        patience: u64,
+        /// File that gets the report too; /dev/termination-log where that is there
+        #[arg(long)]
+        termination_log: Option<PathBuf>,
+    },
+}
+
+/// What both ways of running need.
+#[derive(clap::Args)]
+struct Place {
+    /// Configuration, JSON or gzip of it; read again whenever it changes
+    #[arg(long, env = "CARTULARY_CONFIG", default_value = "/etc/cartulary/config/config.json.gz")]
+    config: PathBuf,
+    /// Folder of the journal and of SQLite archives
+    #[arg(long, env = "CARTULARY_DATA_DIR", default_value = "/var/lib/cartulary")]
+    data_dir: PathBuf,
+    /// Name of this node in records and in the configuration: the pod's
+    #[arg(long, env = "CARTULARY_NODE", required = true)]
+    node: Option<String>,
     /// Form of the log; JSON unless it goes to a terminal
     #[arg(long, env = "CARTULARY_LOG_FORMAT")]
     log_format: Option<LogFormat>,
@@ -49,26 +76,29 @@ enum LogFormat {
     Text,
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
     let args = Args::parse();
-    start_log(args.log_format);
+    let place = match &args.command {
+        Some(Command::Drain { place, .. }) => place,
+        None => &args.place,
+    };
+    start_log(place.log_format);
     die_of_any_panic();
     let threads = std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 4));
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(threads)
-        .enable_all()
-        .build()
-        .context("the runtime cannot be started")?;
-    let result = runtime.block_on(run(args));
-    if let Err(error) = &result {
+    let built = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build();
+    let result = built.context("the runtime cannot be started").and_then(|runtime| {
+        let result = runtime.block_on(run(args));
+        // Whatever still runs now has nothing to lose: everything accepted is on disk.
+        runtime.shutdown_background();
+        result
+    });
+    result.unwrap_or_else(|error| {
         tracing::error!(error = format!("{error:#}"), "the sidecar cannot run");
-    }
-    // Whatever still runs now has nothing to lose: everything accepted is on disk.
-    runtime.shutdown_background();
-    result
+        ExitCode::FAILURE
+    })
 }
 
-async fn run(args: Args) -> Result<()> {
+async fn run(args: Args) -> Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let stop = CancellationToken::new();
@@ -82,8 +112,32 @@ async fn run(args: Args) -> Result<()> {
             stop.cancel();
         }
     });
-    let Args { config, data_dir, link, node, admin, plugin_source, plugin_target, .. } = args;
-    app::run(Options { config, data_dir, link, node, admin, plugin_source, plugin_target }, stop).await
+    let Args { command, place, link, admin, plugin_source, plugin_target } = args;
+    if let Some(Command::Drain { place, patience, termination_log }) = command {
+        return drain(place, Duration::from_secs(patience), termination_log, stop).await;
+    }
+    let Place { config, data_dir, node, .. } = place;
+    let node = node.context("--node is missing")?;
+    app::run(Options { config, data_dir, link, node, admin, plugin_source, plugin_target }, stop).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn drain(
+    place: Place,
+    patience: Duration,
+    termination_log: Option<PathBuf>,
+    stop: CancellationToken,
+) -> Result<ExitCode> {
+    let Place { config, data_dir, node, .. } = place;
+    let node = node.context("--node is missing")?;
+    let report = drain::run(drain::Options { config, data_dir, node, patience }, stop).await;
+    writeln!(std::io::stdout(), "{}", drain::line(&report, false)).context("the report cannot be printed")?;
+    if let Some(path) = termination_log.or_else(drain::default_termination_log)
+        && let Err(error) = std::fs::write(&path, drain::line(&report, true))
+    {
+        tracing::warn!(%error, file = %path.display(), "the report cannot be written there");
+    }
+    Ok(ExitCode::from(drain::exit_code(&report)))
 }
 
 fn start_log(format: Option<LogFormat>) {

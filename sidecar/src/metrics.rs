@@ -1,5 +1,7 @@
 //! The metrics page, made from the same status that `/status` shows. Names are in [`cartulary_compliance::names::metric`].
 
+use cartulary_compliance::alarms;
+use cartulary_compliance::config::AlarmSettings;
 use cartulary_compliance::names::metric;
 use cartulary_compliance::status::SidecarStatus;
 use prometheus_client::collector::Collector;
@@ -8,12 +10,13 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
+use std::collections::BTreeSet;
 use std::fmt;
 
 /// The page in the OpenMetrics text format. `now_micros` is the time, microseconds since the epoch.
-pub fn page(status: SidecarStatus, now_micros: i64) -> Result<String, fmt::Error> {
+pub fn page(status: SidecarStatus, settings: AlarmSettings, now_micros: i64) -> Result<String, fmt::Error> {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Page { status, now_micros }));
+    registry.register_collector(Box::new(Page { status, settings, now_micros }));
     let mut page = String::new();
     text::encode(&mut page, &registry)?;
     Ok(page)
@@ -22,6 +25,7 @@ pub fn page(status: SidecarStatus, now_micros: i64) -> Result<String, fmt::Error
 #[derive(Debug)]
 struct Page {
     status: SidecarStatus,
+    settings: AlarmSettings,
     now_micros: i64,
 }
 
@@ -74,6 +78,24 @@ impl Collector for Page {
         family(&mut encoder, metric::RECORDED, "Records on disk in the journal", "kind", kinds)?;
         let reasons = counts.refused_by.iter().map(|(why, value)| (why.as_str(), ConstCounter::new(*value)));
         family(&mut encoder, metric::REFUSED, "Messages refused", "reason", reasons)?;
+        let said = counts.counted;
+        let classes = [
+            ("said", said.said),
+            ("recorded", said.recorded),
+            ("unrecorded", said.unrecorded),
+            ("refused", said.refused),
+            ("refused-alone", said.refused_alone),
+            ("delivered-alone", said.delivered_alone),
+            ("ended-before", said.ended_before),
+        ];
+        let classes = classes.into_iter().map(|(class, value)| (class, ConstCounter::new(value)));
+        family(
+            &mut encoder,
+            metric::COUNTED,
+            "Messages as the server plugin counted them",
+            "class",
+            classes,
+        )?;
 
         let by = || endpoints.iter().map(|(name, endpoint)| (name.as_str(), endpoint));
         let archived = by().map(|(name, endpoint)| (name, ConstCounter::new(endpoint.archived)));
@@ -97,7 +119,39 @@ impl Collector for Page {
             let connected = endpoint.state == cartulary_compliance::names::reason::CONNECTED;
             (name, ConstGauge::new(i64::from(connected)))
         });
-        family(&mut encoder, metric::ENDPOINT_UP, "1 while the endpoint is connected", "endpoint", up)
+        family(&mut encoder, metric::ENDPOINT_UP, "1 while the endpoint is connected", "endpoint", up)?;
+        self.alarms(&mut encoder)
+    }
+}
+
+impl Page {
+    /// An alarm that is not raised is not on the page.
+    fn alarms(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let SidecarStatus { node, cluster, .. } = &self.status;
+        let (namespace, cluster) = cluster.split_once('/').unwrap_or_default();
+        // One host that is not armed raises the same alarm as another.
+        let raised: BTreeSet<(&str, String)> = alarms::of_node(&self.status, self.settings, self.now_micros)
+            .into_iter()
+            .map(|raised| (raised.alarm.name, raised.endpoint.unwrap_or_default()))
+            .collect();
+        let one = ConstGauge::new(1i64);
+        let mut metric = encoder.encode_descriptor(
+            metric::ALARM,
+            "1 while an alarm is raised",
+            None,
+            one.metric_type(),
+        )?;
+        for (alarm, endpoint) in &raised {
+            let labels = [
+                ("alarm", *alarm),
+                ("namespace", namespace),
+                ("cluster", cluster),
+                ("node", node),
+                ("endpoint", endpoint),
+            ];
+            one.encode(metric.encode_family(&labels)?)?;
+        }
+        Ok(())
     }
 }
 
@@ -148,13 +202,19 @@ mod tests {
             ..EndpointStatus::default()
         };
         status.endpoints.insert("main".into(), endpoint);
-        let page = page(status, 4_000_000).expect("text");
+        status.cluster = "chat/main".into();
+        status.node = "pod-0".into();
+        status.counts.counted.said = 9;
+        status.counts.passed_by = 1;
+        let page = page(status, AlarmSettings::default(), 4_000_000).expect("text");
         for line in [
             "cartulary_recorded_total{kind=\"accepted\"} 3",
             "cartulary_refused_total{reason=\"queue-full\"} 2",
             "cartulary_waiting_records{endpoint=\"main\"} 7",
             "cartulary_waiting_oldest_seconds{endpoint=\"main\"} 2.5",
             "cartulary_endpoint_up{endpoint=\"main\"} 1",
+            "cartulary_counted_total{class=\"said\"} 9",
+            "cartulary_alarm{alarm=\"CountMismatch\",namespace=\"chat\",cluster=\"main\",node=\"pod-0\",endpoint=\"\"} 1",
             "cartulary_covered 0",
             "cartulary_events_total 0",
         ] {

@@ -1,12 +1,22 @@
 //! What became of an event, put on record. Nobody waits for it.
 //!
+//! When the server's process ends, nobody will tell any more what became of the events it had open: each gets a last outcome that
+//! says so of its addressee, for all copies that no outcome before it names.
+//!
 //! An outcome goes into the stream of its accepted record and names the same copies. That of an event this process does not know
 //! (the sidecar was restarted meanwhile, or a message waited long in offline storage) is recorded too, in the node's current stream, and counted.
 
 use crate::recorder::{Pending, Recorder};
 use cartulary_archive::record::{Body, Draft, Outcome as Record};
-use cartulary_compliance::link::Outcome;
+use cartulary_compliance::link::{Delivery, DeliveryResult, Outcome};
+use futures::future::join_all;
+use std::time::{SystemTime, UNIX_EPOCH};
 use uuid::Uuid;
+
+/// Why an outcome is unknown whose server process has ended.
+pub const SERVER_ENDED: &str = "the server ended";
+/// Outcomes of ended processes that are appended before their syncs are waited for.
+const AT_ONCE: usize = 1000;
 
 /// Gives an outcome its place in the order; `None` when there is nothing to record.
 pub fn begin(recorder: &Recorder, outcome: Outcome) -> Option<Pending> {
@@ -49,5 +59,32 @@ pub async fn finish(recorder: &Recorder, pending: Pending) {
             recorder.counts.add(|counts| counts.outcomes_lost += 1);
             tracing::error!(%error, "an outcome could not be recorded");
         }
+    }
+}
+
+/// Puts on record that nobody will tell what became of the events that other processes than `instance` had open.
+pub async fn end_others(recorder: &Recorder, instance: &str) {
+    let ended = recorder.open_events().end_others(instance);
+    if ended.is_empty() {
+        return;
+    }
+    tracing::warn!(events = ended.len(), "the server ended before it told what became of these messages");
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now_nanos = i64::try_from(now.as_nanos()).unwrap_or(i64::MAX);
+    for some in ended.chunks(AT_ONCE) {
+        let pending = some.iter().map(|(id, open)| {
+            let unknown = Delivery {
+                bare: open.addressee.clone(),
+                occupant: None,
+                resources: Vec::new(),
+                result: DeliveryResult::Unknown,
+                reason: Some(SERVER_ENDED.to_owned()),
+            };
+            let record =
+                Record { event: *id, seen_at_nanos: now_nanos, deliveries: vec![unknown], is_final: true };
+            let draft = Draft { body: Body::Outcome(record), payloads: Vec::new() };
+            finish(recorder, recorder.append(&open.endpoint, draft))
+        });
+        join_all(pending).await;
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Invariants: an event takes its place in the order of its stream before the next one is looked at; a recorded message is
 //! answered with "deliver" only by [`Permit::Synced`], which cannot be had before the journal has synced its record; an event is
-//! judged from beginning to end by the configuration it came under. No compliance server takes part yet.
+//! judged from beginning to end by the configuration it came under; no two events of late have the same id, whatever the plugin
+//! says. No compliance server takes part yet.
 
 use crate::config::Loaded;
 use crate::counts::Refused;
@@ -31,7 +32,6 @@ pub enum Step {
 pub struct Recording {
     event: Uuid,
     endpoint: Arc<str>,
-    plan: Plan,
     loaded: Arc<Loaded>,
     held: bool,
     pending: Pending,
@@ -57,8 +57,9 @@ fn deliver(permit: Permit<'_>) -> Verdict {
     }
 }
 
-/// Looks at an event and gives its record a place in the order. `held`: the server waits for the answer.
-pub fn begin(recorder: &Recorder, event: Event, held: bool) -> Step {
+/// Looks at an event and gives its record a place in the order. `held`: the server waits for the answer. `instance`: the process of the
+/// server that asks.
+pub fn begin(recorder: &Recorder, event: Event, held: bool, instance: &Arc<str>) -> Step {
     recorder.counts.add(|counts| counts.events += 1);
     let held = held && event.ingress != Ingress::Internal;
     let hosts = recorder.hosts();
@@ -72,25 +73,34 @@ pub fn begin(recorder: &Recorder, event: Event, held: bool) -> Step {
     let Some(plan) = decision::plan(&event, archiving, |domain| hosts.contains(domain)) else {
         return Step::Answered(deliver(Permit::NotRecorded));
     };
-    let (id, endpoint) = (new_event_id(), Arc::from(endpoint));
+    let (id, endpoint) = (event_id(recorder, event.event_id), Arc::from(endpoint));
+    if held {
+        let addressee = decision::bare_of(event.to.as_deref().unwrap_or(&event.from)).to_owned();
+        // Now, not when it is on disk: a plugin that does not wait so long tells what it did before that.
+        let open = OpenEvent {
+            endpoint: Arc::clone(&endpoint),
+            scope: plan.scope,
+            instance: instance.clone(),
+            addressee,
+        };
+        recorder.open_events().await_outcome(id, open);
+    }
     let pending = recorder.append(&endpoint, draft(recorder, id, event, &plan));
-    Step::Recording(Box::new(Recording { event: id, endpoint, plan, loaded, held, pending }))
+    Step::Recording(Box::new(Recording { event: id, endpoint, loaded, held, pending }))
 }
 
 impl Recording {
     /// Waits for the record and gives the answer.
     pub async fn finish(self, recorder: &Recorder) -> Verdict {
-        let Self { event, endpoint, plan, loaded, held, pending } = self;
+        let Self { event, endpoint, loaded, held, pending } = self;
         match pending.await {
             Ok(appended) => {
                 recorder.counts.add(|counts| counts.accepted += 1);
-                if held {
-                    recorder.open_events().insert(event, OpenEvent { endpoint, scope: plan.scope });
-                }
                 deliver(Permit::Synced { event, _proof: &appended })
             }
             Err(error) => {
                 recorder.note_failure(&error);
+                recorder.open_events().give_up(event);
                 let (cause, refused, gap) = classify(&error);
                 let action = decision::unrecordable(&loaded.config.archiving, cause);
                 // What nobody holds has been delivered, whatever was declared.
@@ -105,6 +115,24 @@ impl Recording {
             }
         }
     }
+}
+
+/// The id the plugin gave the event. One of our own, counted, where that is no id or was used of late: the message is recorded all the
+/// same, and the verdict names the id it has.
+fn event_id(recorder: &Recorder, given: Option<[u8; 16]>) -> Uuid {
+    let mut open = recorder.open_events();
+    if let Some(given) = given {
+        let given = Uuid::from_bytes(given);
+        let is_v7 = given.get_version_num() == 7 && given.get_variant() == uuid::Variant::RFC4122;
+        if is_v7 && open.take(given) {
+            return given;
+        }
+        recorder.counts.add(|counts| counts.bad_frames += 1);
+        tracing::warn!(event = %given, is_v7, "the server plugin gave an event no usable id; it has another one");
+    }
+    let own = new_event_id();
+    open.take(own);
+    own
 }
 
 /// Before there is a configuration, and before the plugin has named its hosts, nothing is known that would allow delivering.

@@ -7,7 +7,9 @@
 use crate::config::{ConfigState, Loaded};
 use crate::counts::Counters;
 use crate::gaps::Gaps;
+use crate::kept::{Kept, State};
 use crate::open_events::OpenEvents;
+use crate::tallies::Tallies;
 use cartulary_archive::journal::{AppendError, Appended, Journal};
 use cartulary_archive::record::Draft;
 use futures::FutureExt;
@@ -57,6 +59,10 @@ pub struct Recorder {
     pub counts: Arc<Counters>,
     /// What is missing and not yet on record.
     pub gaps: Gaps,
+    /// What the plugin counted.
+    pub tallies: Tallies,
+    /// What the next process has to know.
+    pub kept: Kept,
     /// Events whose outcome is awaited.
     pub open: Mutex<OpenEvents>,
     hosts: RwLock<Hosts>,
@@ -73,6 +79,8 @@ impl Recorder {
             config,
             counts,
             gaps: Gaps::default(),
+            tallies: Tallies::default(),
+            kept: Kept::default(),
             open: Mutex::new(OpenEvents::default()),
             hosts: RwLock::default(),
             journal: OnceLock::new(),
@@ -117,6 +125,29 @@ impl Recorder {
     #[must_use]
     pub fn endpoint(&self) -> Option<String> {
         self.loaded()?.config.archiving.endpoint_of(&self.node).map(str::to_owned)
+    }
+
+    /// Takes up what a former process kept in `dir`, and keeps it there from now on.
+    pub async fn take_up(&self, dir: &std::path::Path) {
+        let State { missing, counted } = self.kept.open(dir).await;
+        self.tallies.restore(counted);
+        for missing in missing {
+            tracing::warn!(
+                endpoint = missing.endpoint,
+                count = missing.count,
+                reason = missing.reason.word(),
+                "a former process of the sidecar could not put on record that messages are missing"
+            );
+            self.counts.add(|counts| {
+                counts.delivered_unrecorded = counts.delivered_unrecorded.saturating_add(missing.count);
+            });
+            self.gaps.note(missing.endpoint.as_deref(), missing.reason, missing.count);
+        }
+    }
+
+    /// Keeps on disk what is not on record yet.
+    pub async fn keep(&self) {
+        self.kept.store(|| State { missing: self.gaps.snapshot(), counted: self.tallies.snapshot() }).await;
     }
 
     /// The hosts of the server.

@@ -1,4 +1,6 @@
-//! What several tests need: a configuration, a plugin's end of the link, and a journal whose syncs the test decides.
+//! What several tests need: a plugin's end of the link, and a journal whose syncs the test decides.
+
+pub use crate::fixture::{config, event};
 
 use crate::config::{ConfigState, Loaded};
 use crate::counts::Counters;
@@ -6,12 +8,9 @@ use crate::link::{self, Link};
 use crate::recorder::{Append, Pending, Recorder};
 use cartulary_archive::journal::{AppendError, Appended, Position};
 use cartulary_archive::record::Draft;
-use cartulary_compliance::config::{
-    Archiving, ClusterRef, Endpoint, EndpointTarget, FORMAT, JournalSettings, LinkSettings, QueueLimit,
-    SidecarConfig,
-};
+use cartulary_compliance::config::SidecarConfig;
 use cartulary_compliance::link::{
-    ArmedHost, Event, Frame, Hello, Ingress, Outcome, Settings, SinceLast, Target, Verdict, Welcome,
+    ArmedHost, Event, Frame, Hello, Outcome, Settings, SinceLast, Verdict, Welcome,
 };
 use futures::FutureExt;
 use std::sync::{Arc, Mutex};
@@ -25,27 +24,6 @@ use uuid::Uuid;
 /// Long enough for a machine under load; nothing waits for it when all is well.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Both directions, blocking, one SQLite endpoint `main`.
-pub fn config() -> SidecarConfig {
-    let endpoint = Endpoint { target: EndpointTarget::Sqlite, queue: QueueLimit::default() };
-    SidecarConfig {
-        format: FORMAT,
-        cluster: ClusterRef { namespace: "chat".into(), name: "main".into() },
-        generation: 1,
-        archiving: Archiving {
-            inbound: true,
-            outbound: true,
-            block_if_unable_to_record: true,
-            endpoint: Some("main".into()),
-            node_endpoints: [].into(),
-        },
-        endpoints: [("main".to_owned(), endpoint)].into(),
-        journal: JournalSettings::default(),
-        link: LinkSettings::default(),
-        alarms: Default::default(),
-    }
-}
-
 pub fn in_force(config: SidecarConfig) -> ConfigState {
     ConfigState { current: Some(Arc::new(Loaded { config, hash: String::new() })), problem: None }
 }
@@ -58,24 +36,6 @@ pub fn hello() -> Hello {
         instance: "first".into(),
         hosts: vec![ArmedHost { name: "here.example".into(), ..ArmedHost::default() }],
         ..Hello::default()
-    }
-}
-
-pub fn event(body: &str) -> Event {
-    Event {
-        ingress: Ingress::Client,
-        host: "here.example".into(),
-        stanza: format!("<message type='chat' id='m'><body>{body}</body></message>"),
-        from: "romeo@here.example/orchard".into(),
-        to: Some("juliet@here.example".into()),
-        target: Target::LocalUser,
-        recipients: Vec::new(),
-        session: Some("c2s1".into()),
-        address: None,
-        secure: true,
-        seen_at_micros: 1_700_000_000_000_000,
-        room: None,
-        event_id: None,
     }
 }
 
@@ -171,8 +131,12 @@ impl Served {
 
     /// A plugin that was welcomed, and its settings.
     pub async fn greet(&self) -> (Plugin, Settings) {
+        self.greet_as(hello()).await
+    }
+
+    pub async fn greet_as(&self, hello: Hello) -> (Plugin, Settings) {
         let mut plugin = self.connect().await;
-        plugin.send(&[Frame::Hello(hello())]).await;
+        plugin.send(&[Frame::Hello(hello)]).await;
         let welcome = plugin.next().await;
         assert!(matches!(welcome, Frame::Welcome(Welcome { refused: None, .. })), "{welcome:?}");
         match plugin.next().await {

@@ -1,11 +1,11 @@
 //! The sidecar as a process: started, asked, told to stop.
 
-use cartulary_compliance::config::{
-    Archiving, ClusterRef, Endpoint, EndpointTarget, FORMAT, JournalSettings, LinkSettings, QueueLimit,
-    SidecarConfig,
-};
-use cartulary_compliance::link::{Action, ArmedHost, Event, Frame, Hello, Ingress, Target};
-use cartulary_compliance::status::SidecarStatus;
+#[path = "../src/fixture.rs"]
+mod fixture;
+
+use cartulary_compliance::config::{EndpointTarget, PostgreSql, SidecarConfig, TlsMode};
+use cartulary_compliance::link::{Action, ArmedHost, Event, Frame, Hello, SinceLast};
+use cartulary_compliance::status::{DrainReport, SidecarStatus};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
@@ -18,23 +18,7 @@ const SAID: &str = "wherefore art thou";
 const DEADLINE: Duration = Duration::from_secs(60);
 
 fn config(generation: i64) -> Vec<u8> {
-    let endpoint = Endpoint { target: EndpointTarget::Sqlite, queue: QueueLimit::default() };
-    let config = SidecarConfig {
-        format: FORMAT,
-        cluster: ClusterRef { namespace: "chat".into(), name: "main".into() },
-        generation,
-        archiving: Archiving {
-            inbound: true,
-            outbound: true,
-            block_if_unable_to_record: true,
-            endpoint: Some("main".into()),
-            node_endpoints: [].into(),
-        },
-        endpoints: [("main".to_owned(), endpoint)].into(),
-        journal: JournalSettings::default(),
-        link: LinkSettings::default(),
-        alarms: Default::default(),
-    };
+    let config = SidecarConfig { generation, ..fixture::config() };
     config.to_json().expect("serialisable")
 }
 
@@ -105,6 +89,13 @@ impl Sidecar {
         }
     }
 
+    /// kill -9.
+    fn kill(mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("it ends");
+        self.log.join().expect("the log");
+    }
+
     /// Stops it as Kubernetes does; exit code and log.
     fn stop(mut self) -> (Option<i32>, String) {
         let pid = rustix::process::Pid::from_child(&self.child);
@@ -148,27 +139,23 @@ impl Plugin {
     }
 
     fn greet(&mut self) {
+        self.greet_after(SinceLast::default());
+    }
+
+    fn greet_after(&mut self, since_last: SinceLast) {
         let hosts = vec![ArmedHost { name: "here.example".into(), ..ArmedHost::default() }];
-        self.send(&Frame::Hello(Hello { protocol_min: 1, protocol_max: 1, hosts, ..Hello::default() }));
+        self.send(&Frame::Hello(Hello {
+            protocol_min: 1,
+            protocol_max: 1,
+            hosts,
+            since_last,
+            ..Hello::default()
+        }));
         assert!(matches!(self.next(), Frame::Welcome(_)));
     }
 
     fn say(&mut self, id: u64, stanza: String) -> Action {
-        let event = Event {
-            ingress: Ingress::Client,
-            host: "here.example".into(),
-            stanza,
-            from: "romeo@here.example/orchard".into(),
-            to: Some("juliet@here.example".into()),
-            target: Target::LocalUser,
-            recipients: Vec::new(),
-            session: None,
-            address: None,
-            secure: true,
-            seen_at_micros: 1,
-            room: None,
-            event_id: None,
-        };
+        let event = Event { stanza, ..fixture::event("") };
         self.send(&Frame::Event(id, event));
         loop {
             match self.next() {
@@ -233,4 +220,115 @@ fn a_sidecar_starts_waits_records_follows_its_configuration_and_stops() {
     let next = Sidecar::start(path);
     next.until("it has started", |sidecar| sidecar.get("/startedz").0 == 200);
     assert_eq!(next.stop().0, Some(0));
+}
+
+/// Runs `drain` on the folder; exit code, report, log.
+fn drain(dir: &Path, patience: u32) -> (Option<i32>, DrainReport, String) {
+    let last_words = dir.join("termination-log");
+    let output = Command::new(env!("CARGO_BIN_EXE_cartulary-sidecar"))
+        .args(["drain", "--node", "pod-0", "--log-format", "json", "--patience", &patience.to_string()])
+        .arg("--config")
+        .arg(dir.join("config.json"))
+        .arg("--data-dir")
+        .arg(dir.join("data"))
+        .arg("--termination-log")
+        .arg(&last_words)
+        .env_remove("CARTULARY_LOG")
+        .output()
+        .expect("the binary starts");
+    let report = serde_json::from_slice(&output.stdout).expect("one line of JSON");
+    let words = std::fs::read(&last_words).expect("a termination message");
+    assert_eq!(serde_json::from_slice::<DrainReport>(&words).expect("JSON"), report);
+    (output.status.code(), report, String::from_utf8(output.stderr).expect("text"))
+}
+
+fn unreachable_archive() -> EndpointTarget {
+    EndpointTarget::PostgreSql(PostgreSql {
+        host: "127.0.0.1".into(),
+        port: 1,
+        database: "archive".into(),
+        username: "writer".into(),
+        password: SECRET.into(),
+        tls: TlsMode::Disable,
+        ca: None,
+    })
+}
+
+#[test]
+fn the_journal_of_a_pod_that_is_gone_is_drained_and_what_still_waits_is_told() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path();
+    let (code, report, _) = drain(path, 1);
+    assert_eq!((code, report.journal.as_str()), (Some(1), ""));
+    assert!(report.problem.is_some_and(|problem| problem.contains("no journal")), "{code:?}");
+
+    // Two messages for an archive that cannot be reached; then the pod is gone, without a word.
+    let mut unreachable = fixture::config();
+    unreachable.endpoints.get_mut("main").expect("there").target = unreachable_archive();
+    std::fs::write(path.join("config.json"), unreachable.to_json().expect("JSON")).expect("written");
+    let sidecar = Sidecar::start(path);
+    sidecar.until("it has started", |sidecar| sidecar.get("/startedz").0 == 200);
+    let mut plugin = Plugin::connect(path);
+    plugin.greet();
+    assert_eq!(plugin.say(1, format!("<message><body>{SAID}</body></message>")), Action::Deliver);
+    assert_eq!(plugin.say(2, "<message/>".into()), Action::Deliver);
+    // Its journal is not drained while it is alive.
+    let (code, report, _) = drain(path, 1);
+    assert!(code == Some(1) && report.problem.is_some_and(|problem| problem.contains("in use")));
+    sidecar.kill();
+
+    let (code, report, log) = drain(path, 2);
+    assert_eq!((code, report.carried, report.problem), (Some(3), 0, None), "{log}");
+    assert!(report.waiting["main"].records > 2, "{:?}", report.waiting);
+    assert_eq!(report.waiting["main"].state, "Unreachable");
+
+    // An endpoint that nobody describes: at once.
+    let mut elsewhere = fixture::config();
+    elsewhere.archiving.endpoint = None;
+    elsewhere.endpoints.clear();
+    std::fs::write(path.join("config.json"), elsewhere.to_json().expect("JSON")).expect("written");
+    let (code, report, log) = drain(path, 600);
+    assert_eq!((code, report.waiting["main"].state.as_str()), (Some(3), "EndpointMissing"), "{log}");
+
+    std::fs::write(path.join("config.json"), config(2)).expect("written");
+    let (code, report, log) = drain(path, 60);
+    assert_eq!((code, report.waiting.len()), (Some(0), 0), "{log}");
+    assert!(report.carried > 2 && !report.journal.is_empty() && report.node == "pod-0");
+    assert!(path.join("data/archive/main.sqlite").exists());
+    assert!(!log.contains(SAID) && !log.contains("romeo") && !log.contains(SECRET), "{log}");
+    let (code, report, _) = drain(path, 60);
+    assert_eq!((code, report.carried), (Some(0), 0), "nothing is left to do");
+}
+
+#[test]
+fn p7_the_number_of_messages_that_are_missing_outlives_the_sidecar_until_it_is_on_record() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path();
+    // A file where the journal's folder should be: it cannot be opened.
+    std::fs::create_dir_all(path.join("data")).expect("a folder");
+    std::fs::write(path.join("data/journal"), "").expect("written");
+    let mut lenient = fixture::config();
+    lenient.archiving.block_if_unable_to_record = false;
+    std::fs::write(path.join("config.json"), lenient.to_json().expect("JSON")).expect("written");
+    let sidecar = Sidecar::start(path);
+    sidecar.until("it has its configuration", |sidecar| sidecar.status().config.generation == 1);
+    let mut plugin = Plugin::connect(path);
+    plugin.greet_after(SinceLast { delivered_unrecorded: 5, since_micros: 1, ..SinceLast::default() });
+    for id in 1..=2 {
+        assert_eq!(plugin.say(id, "<message/>".into()), Action::Deliver);
+    }
+    let kept = || std::fs::read_to_string(path.join("data/unrecorded.json")).unwrap_or_default();
+    sidecar.until("both are kept", |_| kept().contains("\"count\":5") && kept().contains("\"count\":2"));
+    assert_eq!(sidecar.status().counts.delivered_unrecorded, 7);
+    sidecar.kill();
+    drop(plugin);
+
+    std::fs::remove_file(path.join("data/journal")).expect("removed");
+    let next = Sidecar::start(path);
+    next.until("it is on record", |_| kept().contains("\"missing\":[]"));
+    assert_eq!(next.status().counts.delivered_unrecorded, 7, "the alarm goes on");
+    let (_, page) = next.get("/metrics");
+    assert!(page.contains("cartulary_alarm{alarm=\"DeliveredUnrecorded\""), "{page}");
+    let (_, log) = next.stop();
+    assert_eq!(log.matches("messages without a record are on record as a gap").count(), 2, "{log}");
 }

@@ -15,6 +15,7 @@ use cartulary_compliance::link::{
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -50,15 +51,27 @@ pub(super) struct Connection<'a> {
     reader: OwnedReadHalf,
     writer: OwnedWriteHalf,
     stop: CancellationToken,
+    ended: CancellationToken,
+    /// The process of the server, as the last hello named it.
+    instance: Arc<str>,
     input: Vec<u8>,
     output: Vec<u8>,
     waiting: FuturesUnordered<BoxFuture<'a, Done>>,
     waiting_bytes: usize,
     greeted: bool,
+    /// Settings are in the output.
+    settles: bool,
 }
 
 impl<'a> Connection<'a> {
-    pub(super) fn new(link: &'a Link, id: u64, stream: UnixStream, stop: CancellationToken) -> Self {
+    /// `ended` is cancelled by whoever runs it, when [`Self::run`] has returned.
+    pub(super) fn new(
+        link: &'a Link,
+        id: u64,
+        stream: UnixStream,
+        stop: CancellationToken,
+        ended: CancellationToken,
+    ) -> Self {
         let (reader, writer) = stream.into_split();
         Self {
             link,
@@ -66,11 +79,14 @@ impl<'a> Connection<'a> {
             reader,
             writer,
             stop,
+            ended,
+            instance: Arc::from(""),
             input: Vec::new(),
             output: Vec::new(),
             waiting: FuturesUnordered::new(),
             waiting_bytes: 0,
             greeted: false,
+            settles: false,
         }
     }
 
@@ -105,7 +121,7 @@ impl<'a> Connection<'a> {
                 },
                 Some(done) = self.waiting.next() => self.done(done),
                 written = self.writer.write(&self.output), if !self.output.is_empty() => match written {
-                    Ok(written) => _ = self.output.drain(..written),
+                    Ok(written) => self.sent(written),
                     Err(error) => return error.to_string(),
                 },
                 changed = config.changed() => match changed {
@@ -180,6 +196,9 @@ impl<'a> Connection<'a> {
                 }
             }
             Ok(Some(Frame::Notice(notice))) if self.greeted => self.link.notice(self.id, &notice),
+            Ok(Some(Frame::Count(count))) if self.greeted => {
+                self.link.recorder.tallies.take(&self.instance, count);
+            }
             Ok(Some(Frame::SnapshotEnd)) if self.greeted => {
                 tracing::info!("the server plugin's snapshot is complete")
             }
@@ -223,7 +242,8 @@ impl<'a> Connection<'a> {
         if self.stop.is_cancelled() {
             return Ok(());
         }
-        self.link.hello(self.id, &self.stop, hello).await;
+        self.instance = Arc::from(hello.instance.as_str());
+        self.link.hello(self.id, &self.stop, &self.ended, hello).await;
         self.greeted = true;
         Frame::Welcome(Welcome { protocol: PROTOCOL, refused: None, sidecar_version })
             .encode(&mut self.output);
@@ -244,6 +264,15 @@ impl<'a> Connection<'a> {
                 "settings are sent to the server plugin"
             );
             Frame::Settings(settings).encode(&mut self.output);
+            self.settles = true;
+        }
+    }
+
+    /// So many bytes of the output are the socket's now.
+    fn sent(&mut self, written: usize) {
+        self.output.drain(..written);
+        if self.output.is_empty() && std::mem::take(&mut self.settles) {
+            self.link.settled(self.id);
         }
     }
 
@@ -251,7 +280,7 @@ impl<'a> Connection<'a> {
         let recorder = &self.link.recorder;
         let bytes = event.stanza.len();
         let held = id != 0;
-        match path::begin(recorder, event, held) {
+        match path::begin(recorder, event, held, &self.instance) {
             path::Step::Answered(verdict) if held => Frame::Verdict(id, verdict).encode(&mut self.output),
             path::Step::Answered(_) => {}
             path::Step::Recording(recording) => {

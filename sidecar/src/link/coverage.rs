@@ -13,6 +13,8 @@ const CAPACITY: usize = 200_000;
 #[derive(Debug, Default)]
 pub struct Coverage {
     hello: Option<Hello>,
+    /// The plugin was given its settings: before that it refuses everything.
+    settled: bool,
     sessions: HashSet<String>,
     rooms: HashMap<String, HashSet<String>>,
     occupants: usize,
@@ -20,9 +22,15 @@ pub struct Coverage {
 }
 
 impl Coverage {
-    /// A plugin said hello: what was known before is void, its snapshot follows.
-    pub fn hello(&mut self, hello: Hello) {
-        *self = Self { hello: Some(hello), ..Self::default() };
+    /// A plugin said hello: what was known before is void, its snapshot follows. One that says it `again` on its connection has its
+    /// settings still.
+    pub fn hello(&mut self, hello: Hello, again: bool) {
+        *self = Self { hello: Some(hello), settled: again && self.settled, ..Self::default() };
+    }
+
+    /// The plugin was given its settings.
+    pub fn settled(&mut self) {
+        self.settled = self.hello.is_some();
     }
 
     /// The link is gone: nothing is known.
@@ -30,10 +38,10 @@ impl Coverage {
         *self = Self::default();
     }
 
-    /// Whether a plugin is connected and said hello.
+    /// Whether a plugin is connected, said hello, and was given its settings.
     #[must_use]
     pub fn is_connected(&self) -> bool {
-        self.hello.is_some()
+        self.settled
     }
 
     /// Takes a notice of a session or a room.
@@ -84,6 +92,7 @@ impl Coverage {
         match &self.hello {
             None => vec!["the server plugin has not connected".to_owned()],
             Some(hello) if hello.hosts.is_empty() => vec!["the server plugin names no host".to_owned()],
+            Some(_) if !self.settled => vec!["the server plugin has not got its settings yet".to_owned()],
             Some(hello) => hello
                 .hosts
                 .iter()
@@ -99,7 +108,7 @@ impl Coverage {
     pub fn status(&self) -> LinkStatus {
         let hello = self.hello.as_ref();
         LinkStatus {
-            connected: hello.is_some(),
+            connected: self.settled,
             server: hello
                 .map(|hello| format!("{} {}", hello.server, hello.server_version))
                 .unwrap_or_default(),
@@ -145,7 +154,7 @@ mod tests {
         let mut coverage = Coverage::default();
         let hello =
             Hello { hosts: vec![ArmedHost { name: "h".into(), ..ArmedHost::default() }], ..Hello::default() };
-        coverage.hello(hello.clone());
+        coverage.hello(hello.clone(), false);
         let counted = |coverage: &Coverage| (coverage.status().sessions, coverage.status().rooms);
         for (name, who, expected) in [
             ("session-up", "a", (1, 0)),
@@ -165,7 +174,7 @@ mod tests {
             coverage.notice(&notice(name, who));
             assert_eq!(counted(&coverage), expected, "{name} {who}");
         }
-        coverage.hello(hello);
+        coverage.hello(hello, false);
         assert_eq!(counted(&coverage), (0, 0));
         coverage.lost();
         assert!(!coverage.is_connected());
@@ -175,16 +184,19 @@ mod tests {
     fn coverage_is_complete_only_when_every_host_is_armed() {
         let mut coverage = Coverage::default();
         assert_eq!(coverage.problems().len(), 1);
-        coverage.hello(Hello::default());
+        coverage.hello(Hello::default(), false);
         assert_eq!(coverage.problems().len(), 1);
         let mut hosts = vec![
             ArmedHost { name: "a".into(), ..ArmedHost::default() },
             ArmedHost { name: "b".into(), ..ArmedHost::default() },
         ];
-        coverage.hello(Hello { hosts: hosts.clone(), ..Hello::default() });
-        assert!(coverage.problems().is_empty());
+        coverage.hello(Hello { hosts: hosts.clone(), ..Hello::default() }, false);
+        assert_eq!(coverage.problems().len(), 1, "a plugin without settings refuses everything");
+        assert!(!coverage.is_connected());
+        coverage.settled();
+        assert!(coverage.problems().is_empty() && coverage.is_connected());
         hosts[1].problem = Some("module not loaded".into());
-        coverage.hello(Hello { hosts, ..Hello::default() });
+        coverage.hello(Hello { hosts, ..Hello::default() }, true);
         assert_eq!(coverage.problems(), ["host b is not armed: module not loaded"]);
     }
 }

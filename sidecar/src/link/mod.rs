@@ -11,6 +11,7 @@ mod tests;
 pub use coverage::Coverage;
 
 use crate::counts::Refused;
+use crate::outcomes;
 use crate::recorder::Recorder;
 use anyhow::{Context, Result, bail};
 use cartulary_archive::record::GapReason;
@@ -29,6 +30,8 @@ use tokio_util::task::TaskTracker;
 const MAX_CONNECTIONS: usize = 16;
 /// How long a new link waits for the count of what was delivered without a record to reach the journal.
 const GAP_PATIENCE: Duration = Duration::from_secs(2);
+/// Longest time for which the connection of a former process of the server is waited for, to take in what it still told.
+const PREDECESSOR_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Everything the connections share.
 pub struct Link {
@@ -42,6 +45,8 @@ pub struct Link {
 struct Current {
     id: u64,
     stop: CancellationToken,
+    /// Everything that lay in its socket was taken in.
+    ended: CancellationToken,
 }
 
 /// The last report of what a plugin decided alone, to know a repeated one (its welcome was lost) by.
@@ -51,6 +56,7 @@ struct Reported {
     since: i64,
     delivered: u64,
     refused: u64,
+    outcomes_lost: u64,
 }
 
 /// Opens the socket, in place of one that a former process left behind.
@@ -121,7 +127,9 @@ impl Link {
 
     async fn run(self: Arc<Self>, stream: UnixStream, stop: CancellationToken) {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let reason = Connection::new(&self, id, stream, stop).run().await;
+        let ended = CancellationToken::new();
+        let reason = Connection::new(&self, id, stream, stop, ended.clone()).run().await;
+        ended.cancel();
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if current.as_ref().is_some_and(|current| current.id == id) {
             *current = None;
@@ -133,17 +141,19 @@ impl Link {
     }
 
     /// A connection said hello: it is the one from now on.
-    async fn hello(&self, id: u64, stop: &CancellationToken, hello: Hello) {
+    async fn hello(&self, id: u64, stop: &CancellationToken, ended: &CancellationToken, hello: Hello) {
+        let (mut predecessor, mut again) = (None, false);
         {
             let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
             match current.as_ref() {
-                Some(Current { id: former, .. }) if *former == id => {}
+                Some(Current { id: former, .. }) if *former == id => again = true,
                 former => {
                     if let Some(former) = former {
                         tracing::warn!("the server plugin connected again; its former connection ends");
                         former.stop.cancel();
+                        predecessor = Some(former.ended.clone());
                     }
-                    *current = Some(Current { id, stop: stop.clone() });
+                    *current = Some(Current { id, stop: stop.clone(), ended: ended.clone() });
                 }
             }
             tracing::info!(
@@ -155,9 +165,23 @@ impl Link {
                 "the server plugin said hello"
             );
             self.recorder.set_hosts(Arc::new(hello.hosts.iter().map(|host| host.name.clone()).collect()));
-            self.coverage().hello(hello.clone());
+            self.coverage().hello(hello.clone(), again);
         }
+        self.recorder.tallies.process(&hello.instance);
         self.since_last(&hello).await;
+        self.end_other_processes(hello.instance, predecessor);
+    }
+
+    /// What other processes of the server left open is ended, after what their last connection still told.
+    fn end_other_processes(&self, instance: String, predecessor: Option<CancellationToken>) {
+        let recorder = self.recorder.clone();
+        // Nobody waits for it. A sidecar that ends meanwhile leaves those messages without an outcome, as when it is killed.
+        tokio::spawn(async move {
+            if let Some(predecessor) = predecessor {
+                _ = tokio::time::timeout(PREDECESSOR_PATIENCE, predecessor.cancelled()).await;
+            }
+            outcomes::end_others(&recorder, &instance).await;
+        });
     }
 
     /// Puts on record what the plugin had to decide alone. The welcome that confirms it is sent after this.
@@ -168,14 +192,23 @@ impl Link {
             since: since.since_micros,
             delivered: since.delivered_unrecorded,
             refused: since.refused,
+            outcomes_lost: since.outcomes_lost,
         };
         let known = self.reported.lock().unwrap_or_else(PoisonError::into_inner).replace(report.clone());
-        let (mut delivered, mut refused) = (report.delivered, report.refused);
+        let Reported { mut delivered, mut refused, mut outcomes_lost, .. } = report;
         if let Some(known) = known
-            && (&known.instance, known.since) == (&report.instance, report.since)
+            && (&known.instance, known.since) == (&hello.instance, since.since_micros)
         {
             delivered = delivered.saturating_sub(known.delivered);
             refused = refused.saturating_sub(known.refused);
+            outcomes_lost = outcomes_lost.saturating_sub(known.outcomes_lost);
+        }
+        if outcomes_lost > 0 {
+            tracing::error!(
+                outcomes_lost,
+                "the server plugin had no room to keep what became of messages while there was no link"
+            );
+            self.recorder.counts.add(|counts| counts.plugin_outcomes_lost += outcomes_lost);
         }
         if refused > 0 {
             tracing::warn!(refused, "the server plugin refused messages while it had no link");
@@ -193,7 +226,18 @@ impl Link {
             );
             self.recorder.counts.add(|counts| counts.delivered_unrecorded += delivered);
             self.recorder.gaps.note(None, GapReason::NoLink, delivered);
-            _ = tokio::time::timeout(GAP_PATIENCE, self.recorder.gaps.write(&self.recorder)).await;
+            // Not given up when it takes longer, only not waited for.
+            let recorder = self.recorder.clone();
+            let written = tokio::spawn(async move { recorder.gaps.write(&recorder).await });
+            _ = tokio::time::timeout(GAP_PATIENCE, written).await;
+        }
+    }
+
+    /// The connection `id` was given its settings.
+    fn settled(&self, id: u64) {
+        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.as_ref().is_some_and(|current| current.id == id) {
+            self.coverage().settled();
         }
     }
 

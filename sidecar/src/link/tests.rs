@@ -6,8 +6,8 @@ use cartulary_archive::journal::{AppendError, Journal, JournalOptions, system_cl
 use cartulary_archive::record::{Body, Content, GapReason, RecipientEntry};
 use cartulary_compliance::direction::Direction;
 use cartulary_compliance::link::{
-    Action, Delivery, DeliveryResult, Frame, Hello, Ingress, MAX_FRAME, Notice, Recipient, Target,
-    Unanswered, Welcome,
+    Action, Count, Delivery, DeliveryResult, Frame, Hello, Ingress, MAX_FRAME, Notice, Recipient, Sums,
+    Target, Unanswered, Welcome,
 };
 use std::sync::Arc;
 
@@ -327,6 +327,140 @@ async fn an_outcome_follows_its_event_into_its_stream_and_names_the_same_copies(
         ]
     );
     assert_eq!(served.recorder.counts.snapshot().outcomes_unmatched, 1);
+}
+
+#[tokio::test]
+async fn the_plugins_id_is_the_events_unless_it_is_none_or_was_used_and_then_the_message_is_recorded_all_the_same()
+ {
+    let gate = Arc::new(Gate::default());
+    gate.always(Ok(()));
+    let served = served_by(&gate);
+    let (mut plugin, _) = served.greet().await;
+    let given = *uuid::Uuid::now_v7().as_bytes();
+    let random = *uuid::Uuid::from_u128(0x1234_5678_9abc_4def_8123_4567_89ab_cdef).as_bytes();
+    for (id, (said, is_taken)) in [(given, true), (given, false), (random, false)].into_iter().enumerate() {
+        let mut event = event("x");
+        event.event_id = Some(said);
+        let verdict = plugin.ask(id as u64 + 1, event).await;
+        assert_eq!(verdict.action, Action::Deliver);
+        assert_eq!(verdict.event_id == Some(said), is_taken, "{id}");
+        let Some(Body::Accepted(accepted)) = bodies(&gate).pop() else { panic!("recorded") };
+        assert_eq!(Some(accepted.event.into_bytes()), verdict.event_id);
+    }
+    let counts = served.recorder.counts.snapshot();
+    assert_eq!((counts.accepted, counts.bad_frames), (3, 2));
+}
+
+#[tokio::test]
+async fn what_the_plugin_refused_alone_follows_its_record_even_when_that_is_not_synced_yet() {
+    let gate = Arc::new(Gate::default());
+    let served = served_by(&gate);
+    let (mut plugin, _) = served.greet().await;
+    let id = uuid::Uuid::now_v7();
+    let mut asked = event("x");
+    asked.event_id = Some(id.into_bytes());
+    plugin.send(&[Frame::Event(1, asked)]).await;
+    until("it is appended", || gate.drafts().len() == 1).await;
+    let mut elsewhere = config();
+    elsewhere.endpoints.insert("other".into(), elsewhere.endpoints["main"].clone());
+    elsewhere.archiving.endpoint = Some("other".into());
+    served.config.send_replace(in_force(elsewhere));
+    let mut alone = outcome(id.into_bytes(), true);
+    alone.deliveries = vec![Delivery {
+        bare: "juliet@here.example".into(),
+        occupant: None,
+        resources: Vec::new(),
+        result: DeliveryResult::Bounced,
+        reason: Some("unanswered".into()),
+    }];
+    plugin.send(&[Frame::Outcome(alone.clone())]).await;
+    until("the outcome is appended", || gate.drafts().len() == 2).await;
+    gate.sync();
+    let (endpoint, draft) = gate.drafts().pop().expect("there");
+    let Body::Outcome(record) = draft.body else { panic!("{:?}", draft.body) };
+    assert_eq!((endpoint.as_str(), record.event, record.deliveries), ("main", id, alone.deliveries));
+    assert_eq!(served.recorder.counts.snapshot().outcomes_unmatched, 0);
+}
+
+#[tokio::test]
+async fn a_server_that_ends_leaves_no_message_without_a_last_outcome() {
+    let gate = Arc::new(Gate::default());
+    gate.always(Ok(()));
+    let served = served_by(&gate);
+    let (mut first, _) = served.greet().await;
+    let told = first.ask(1, event("told")).await.event_id.expect("recorded");
+    let open = first.ask(2, event("open")).await.event_id.expect("recorded");
+    drop(first);
+    // The same process again keeps what it has not told.
+    let (mut first, _) = served.greet().await;
+    first.send(&[Frame::Outcome(outcome(told, true))]).await;
+    // Another process: the former one's last words are taken in first.
+    let (_second, _) = served.greet_as(Hello { instance: "second".into(), ..hello() }).await;
+    until("both have an outcome", || served.recorder.counts.snapshot().outcomes == 2).await;
+    let outcomes: Vec<_> = bodies(&gate)
+        .into_iter()
+        .filter_map(|body| match body {
+            Body::Outcome(outcome) => Some(outcome),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(outcomes[0].event.into_bytes(), told);
+    assert!(outcomes[1].event.into_bytes() == open && outcomes[1].is_final);
+    let [unknown] = &outcomes[1].deliveries[..] else { panic!("{outcomes:?}") };
+    assert_eq!((unknown.bare.as_str(), unknown.result), ("juliet@here.example", DeliveryResult::Unknown));
+    assert_eq!(unknown.reason.as_deref(), Some("the server ended"));
+    assert_eq!(served.recorder.counts.snapshot().outcomes_unmatched, 0);
+}
+
+#[tokio::test]
+async fn outcomes_the_plugin_lost_are_counted_once() {
+    let served = served_by(&Arc::new(Gate::default()));
+    for (lost, counted) in [(3, 3), (3, 3), (5, 5)] {
+        let mut report = hello();
+        report.since_last = since_last(0, 0, 10);
+        report.since_last.outcomes_lost = lost;
+        let (_plugin, _) = served.greet_as(report).await;
+        assert_eq!(served.recorder.counts.snapshot().plugin_outcomes_lost, counted);
+    }
+}
+
+#[tokio::test]
+async fn ev_2_what_the_server_counted_is_on_record_when_its_process_ends_and_when_the_sidecar_stops() {
+    let gate = Arc::new(Gate::default());
+    gate.always(Ok(()));
+    let served = served_by(&gate);
+    let task = tokio::spawn({
+        let (recorder, stop) = (served.recorder.clone(), served.stop.clone());
+        async move { recorder.tallies.run(&recorder, stop).await }
+    });
+    let far = u32::MAX - 1; // a day that is not over
+    let count = |said, is_final| {
+        Frame::Count(Count { day: far, sums: Sums { said, recorded: said, ..Sums::default() }, is_final })
+    };
+    let tallies = || -> Vec<(String, u64, bool)> {
+        bodies(&gate)
+            .into_iter()
+            .filter_map(|body| match body {
+                Body::Tally(tally) => Some((tally.instance, tally.sums.said, tally.is_final)),
+                _ => None,
+            })
+            .collect()
+    };
+    let (mut first, _) = served.greet().await;
+    first.send(&[count(1, false), count(2, false)]).await;
+    until("both are taken", || served.recorder.tallies.total().said == 2).await;
+    assert_eq!(tallies(), []);
+    let (mut second, _) = served.greet_as(Hello { instance: "second".into(), ..hello() }).await;
+    until("the former process is on record", || tallies() == [("first".to_owned(), 2, false)]).await;
+    second.send(&[count(4, false), count(5, true)]).await;
+    until("its last word is on record", || tallies().contains(&("second".to_owned(), 5, true))).await;
+    let (mut third, _) = served.greet_as(Hello { instance: "third".into(), ..hello() }).await;
+    third.send(&[count(7, false)]).await;
+    until("it is taken", || served.recorder.tallies.total().said == 14).await;
+    served.stop.cancel();
+    task.await.expect("it ends");
+    assert_eq!(tallies().last(), Some(&("third".to_owned(), 7, false)));
+    assert_eq!(tallies().len(), 3);
 }
 
 #[tokio::test]
