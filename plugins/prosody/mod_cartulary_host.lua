@@ -58,7 +58,6 @@ if users then
 		notices.tell("session-up", notices.session(event.session));
 	end);
 	watch("resource-unbind", function (event)
-		gate.session_ended(event.session);
 		local details = notices.session(event.session);
 		details.reason = event.error and tostring(event.error) or nil;
 		notices.tell("session-down", details);

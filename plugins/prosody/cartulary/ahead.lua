@@ -62,23 +62,12 @@ function ahead.ask(origin, stanza, pose)
 	pcall(look, origin, stanza, pose);
 end
 
--- What was asked about this stanza, or nil.
+-- What was asked about this stanza, or nil. `origin` may be a stand-in: the queue is handled to its end.
 function ahead.take(origin, stanza)
-	local mine = asked[origin];
+	local mine = asked[origin.cartulary_of or origin];
 	local held = mine and mine[stanza];
 	if held then mine[stanza] = nil; end
 	return held;
-end
-
--- The session ended: what stands in its queue is not handled any more. Calls claim(held, stanza) for each question asked and not
--- taken, now, and give_up(held) once it is settled.
-function ahead.abandon(origin, claim, give_up)
-	local mine = asked[origin];
-	asked[origin] = nil;
-	for stanza, held in pairs(mine or {}) do
-		claim(held, stanza);
-		if held.settled then give_up(held); else held.abandoned = give_up; end
-	end
 end
 
 return ahead;

@@ -42,13 +42,13 @@ local function refuse(event, error_type, condition, reason)
 end
 
 -- The sidecar may have recorded a verdict that never arrived: what was done instead is told, if it was asked at all.
-local function refused_alone(held, reason, result)
+local function refused_alone(held, reason)
 	counts.settled(held, "refused_alone");
 	if not held.deliveries then
 		if held.answer or not held.asked then return; end
 		held.deliveries = {};
 	end
-	outcome.add(held, result or outcome.BOUNCED, held.bare, nil, nil, reason);
+	outcome.add(held, outcome.BOUNCED, held.bare, nil, nil, reason);
 	outcome.finish(held);
 end
 
@@ -109,7 +109,6 @@ end
 local function on_settled(held)
 	held.settled = true;
 	if held.wake then held.wake(); end
-	if held.abandoned then held.abandoned(held); end
 end
 
 -- Asks about a message. Returns whether it was asked; `held` tells the rest when it is settled.
@@ -142,11 +141,11 @@ end
 local function hold(event, held, ingress, host)
 	counts.asking(held, event.stanza);
 	if not held.stanza then pose(held, event.stanza, event.origin, ingress, host); end
-	if ingress == describe.CLIENT then ahead.ask(event.origin, event.stanza, pose); end
+	if ingress == describe.CLIENT and not event.origin.destroyed then ahead.ask(event.origin, event.stanza, pose); end
 	if not held.settled then
 		local wait, done = async.waiter();
 		held.wake = done;
-		if ingress == describe.CLIENT then have_rest_read(event.origin.thread); end
+		if ingress == describe.CLIENT then have_rest_read(rawget(event.origin, "thread")); end
 		wait();
 	end
 	if held.answer then return with_verdict(event, held, held.answer); end
@@ -162,24 +161,6 @@ local function ask(event, ingress, host)
 	if not ok then passes = broken(event, held, "ingress", passes); end
 	if passes and origin.destroyed then event.origin = streams.stand_in(origin); end
 	return passes, held;
-end
-
--- The client went before its turn came for a message that had been asked about ahead: nobody gets it.
-local function abandon(held)
-	local verdict = held.answer;
-	if not verdict then
-		refused_alone(held, "the session ended first", outcome.DROPPED);
-	else
-		counts.settled(held, counts.class(verdict));
-		if not verdict.outcome_wanted or not verdict.event_id then return; end
-		held.event_id, held.deliveries = verdict.event_id, {};
-		outcome.add(held, outcome.DROPPED, held.bare, nil, nil, "the session ended first");
-		outcome.finish(held);
-	end
-end
-
-function gate.session_ended(session)
-	ahead.abandon(session, counts.asking, abandon);
 end
 
 -- More of a session's messages wait than the settings allow.

@@ -80,12 +80,21 @@ local function take(origin, stanza)
 				end
 			end
 		elseif stanza.name == "message" then
-			return process(origin, stanza);
+			-- Said before the session ended, and as good as any other.
+			return process(origin.destroyed and streams.stand_in(origin) or origin, stanza);
 		end
 	end
 	return server_process(origin, stanza);
 end
 prosody.core_process_stanza = take; -- luacheck: ignore 122
+
+-- What stands in a session's queue when the session ends comes here too, but with BOSH it would ask the session for the way, and an
+-- ended session has lost it.
+pcall(function ()
+	local ended = {};
+	require "core.sessionmanager".retire_session(ended);
+	getmetatable(ended).dispatch_stanza = function (session, stanza) return take(session, stanza); end;
+end);
 
 -- Filter "stanzas/in" of every session, after all others: what they drop was not said.
 intake.FILTER_PRIORITY = -1000000;

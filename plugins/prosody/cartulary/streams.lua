@@ -36,6 +36,7 @@ function streams.stand_in(origin)
 	local copy = known[origin];
 	if not copy then return origin; end
 	if getmetatable(copy) then return copy; end
+	copy.cartulary_of = origin;
 	copy.log = origin.log;
 	copy.send = copy.send or nowhere;
 	copy.close = nowhere;

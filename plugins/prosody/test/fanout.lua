@@ -3,7 +3,7 @@
 package.path = "./?.lua;"..package.path;
 
 -- What is loaded along and not called by these laws.
-for _, name in ipairs { "util.stanza", "util.jid", "cartulary.scope", "cartulary.outcome", "cartulary.stanzas", "cartulary.notices" } do
+for _, name in ipairs { "util.stanza", "util.jid", "cartulary.scope", "cartulary.outcome", "cartulary.later", "cartulary.stanzas", "cartulary.notices" } do
 	package.preload[name] = function () return {}; end;
 end
 
