@@ -2,6 +2,8 @@
 
 mod admission;
 mod definitions;
+mod leading;
 mod policy;
 mod reconciling;
+mod rotation;
 mod world;

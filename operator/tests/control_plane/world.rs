@@ -88,16 +88,14 @@ pub struct World {
     pub namespace: String,
     /// The port on which the operator asks sidecars.
     pub status_port: u16,
-    health: SocketAddr,
-    operator: JoinHandle<Result<()>>,
-    sidecars: Vec<JoinHandle<()>>,
-    _plane: Arc<ControlPlane>,
+    health: Option<SocketAddr>,
+    tasks: Vec<JoinHandle<()>>,
+    plane: Arc<ControlPlane>,
 }
 
 impl Drop for World {
     fn drop(&mut self) {
-        self.operator.abort();
-        self.sidecars.iter().for_each(JoinHandle::abort);
+        self.tasks.iter().for_each(JoinHandle::abort);
     }
 }
 
@@ -105,46 +103,61 @@ impl World {
     /// Installs the chart for a namespace called after the test, with the webhooks' addresses here, and starts the operator as
     /// the chart's service account.
     pub async fn start(test: &str) -> Result<Self> {
-        let plane = tokio::task::spawn_blocking(ControlPlane::start).await?;
-        let client = client(&plane, None).await?;
-        let namespace = test.to_owned();
-        let object: Namespace = serde_json::from_value(json!({ "metadata": { "name": namespace } }))?;
-        Api::<Namespace>::all(client.clone()).create(&PostParams::default(), &object).await?;
+        Self::start_with(test, &[]).await
+    }
 
-        let here = || TcpListener::bind("127.0.0.1:0");
-        let listeners = Listeners { webhook: here().await?, health: here().await? };
+    /// [`Self::start`] with further words on the operator's command line.
+    pub async fn start_with(test: &str, words: &[&str]) -> Result<Self> {
+        let webhook = TcpListener::bind("127.0.0.1:0").await?;
+        let mut world = Self::without_operator(test, webhook.local_addr()?.port()).await?;
+        let listeners = Listeners { webhook, health: TcpListener::bind("127.0.0.1:0").await? };
         let health = listeners.health.local_addr()?;
-        install(&client, &namespace, listeners.webhook.local_addr()?.port()).await?;
-
-        let status_port = here().await?.local_addr()?.port();
-        let options = Options::parse_from([
-            "cartulary-operator",
-            "--sidecar-image=localhost/cartulary:test",
-            &format!("--namespace={namespace}"),
-            &format!("--watch-namespaces={namespace}"),
-            &format!("--webhook-configuration={namespace}-cartulary-{namespace}"),
-            "--webhook-hosts=127.0.0.1",
-            &format!("--status-port={status_port}"),
-            "--poll-seconds=1",
-        ]);
-        let account = format!("system:serviceaccount:{namespace}:{namespace}-cartulary");
-        let operator = tokio::spawn(run_on(
-            listeners,
-            options,
-            self::client(&plane, Some(account)).await?,
-            std::future::pending(),
-        ));
-        let world =
-            Self { client, namespace, status_port, health, operator, sidecars: Vec::new(), _plane: plane };
+        let options =
+            Options::parse_from(world.arguments().iter().map(String::as_str).chain(words.iter().copied()));
+        let client = client(&world.plane, Some(world.account())).await?;
+        let operator = tokio::spawn(async {
+            let ended = run_on(listeners, options, client, std::future::pending()).await;
+            panic!("the operator ended: {ended:?}");
+        });
         until("the operator is ready", || async {
-            if world.operator.is_finished() {
+            if operator.is_finished() {
                 bail!("the operator ended");
             }
             let answer = reqwest::get(format!("http://{health}/readyz")).await?;
             Ok(answer.status().is_success().then_some(()))
         })
         .await?;
+        world.tasks.push(operator);
+        world.health = Some(health);
         Ok(world)
+    }
+
+    /// A namespace with the chart and no operator. Its webhooks are expected at the port.
+    pub async fn without_operator(test: &str, webhook: u16) -> Result<Self> {
+        let plane = tokio::task::spawn_blocking(ControlPlane::start).await?;
+        let client = client(&plane, None).await?;
+        let namespace = test.to_owned();
+        let object: Namespace = serde_json::from_value(json!({ "metadata": { "name": namespace } }))?;
+        Api::<Namespace>::all(client.clone()).create(&PostParams::default(), &object).await?;
+        install(&client, &namespace, webhook).await?;
+        let status_port = free_port().await?;
+        Ok(Self { client, namespace, status_port, health: None, tasks: Vec::new(), plane })
+    }
+
+    /// The operator's command line.
+    pub fn arguments(&self) -> Vec<String> {
+        let namespace = &self.namespace;
+        vec![
+            "cartulary-operator".to_owned(),
+            "--sidecar-image=localhost/cartulary:test".to_owned(),
+            format!("--namespace={namespace}"),
+            format!("--watch-namespaces={namespace}"),
+            format!("--webhook-configuration={namespace}-cartulary-{namespace}"),
+            "--webhook-hosts=127.0.0.1".to_owned(),
+            format!("--status-port={}", self.status_port),
+            "--poll-seconds=1".to_owned(),
+            "--lease-seconds=3".to_owned(),
+        ]
     }
 
     /// Name of the webhooks' configurations and of the policy.
@@ -154,7 +167,18 @@ impl World {
 
     /// What a scraper reads of the operator.
     pub async fn metrics(&self) -> Result<String> {
-        Ok(reqwest::get(format!("http://{}/metrics", self.health)).await?.text().await?)
+        let health = self.health.context("there is no operator")?;
+        Ok(reqwest::get(format!("http://{health}/metrics")).await?.text().await?)
+    }
+
+    /// The chart's service account.
+    pub fn account(&self) -> String {
+        format!("system:serviceaccount:{0}:{0}-cartulary", self.namespace)
+    }
+
+    /// The administrator's kubeconfig.
+    pub fn kubeconfig(&self) -> &Path {
+        &self.plane.kubeconfig
     }
 
     /// The namespace's objects of one kind.
@@ -229,7 +253,7 @@ impl World {
             axum::Json(answering.status.lock().unwrap_or_else(PoisonError::into_inner).clone())
         };
         let router = Router::new().route("/status", get(answer));
-        self.sidecars.push(tokio::spawn(async move {
+        self.tasks.push(tokio::spawn(async move {
             let _ = axum::serve(listener, router).await;
         }));
         Ok(sidecar)
@@ -302,6 +326,11 @@ fn template() -> Value {
     })
 }
 
+/// A port that nobody listens on.
+pub async fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0").await?.local_addr()?.port())
+}
+
 /// An object of ours.
 pub fn manifest(kind: &str, name: &str, spec: Value) -> Value {
     json!({ "apiVersion": "cartulary.dev/v1alpha1", "kind": kind, "metadata": { "name": name }, "spec": spec })
@@ -326,6 +355,7 @@ pub async fn until<T, F: Future<Output = Result<Option<T>>>>(
     }
 }
 
+/// The administrator's client, or one that acts as `account`.
 async fn client(plane: &ControlPlane, account: Option<String>) -> Result<Client> {
     let kubeconfig = Kubeconfig::read_from(&plane.kubeconfig)?;
     let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
@@ -333,26 +363,29 @@ async fn client(plane: &ControlPlane, account: Option<String>) -> Result<Client>
     Ok(Client::try_from(config)?)
 }
 
-/// Applies the chart as Helm renders it, but for what would need pods.
-async fn install(client: &Client, namespace: &str, webhook_port: u16) -> Result<()> {
-    let render = r#"eval "$("$1/tests/cluster/env" "$2")" && helm template "$3" "$1/charts/cartulary" --namespace "$3" --set "watchNamespaces={$3}""#;
+/// The chart's objects as Helm renders them for a release and a namespace of one name; an error with what Helm says.
+pub fn render(namespace: &str, values: &[&str]) -> Result<Vec<Value>> {
+    let script = r#"eval "$("$1/tests/cluster/env" "$2")" && helm template "$3" "$1/charts/cartulary" --namespace "$3" "${@:4}""#;
     let root = repository();
     let output = Command::new("bash")
-        .args(["-euc", render, "bash", &root.display().to_string(), NAME, namespace])
+        .args(["-euc", script, "bash", &root.display().to_string(), NAME, namespace])
+        .args(values.iter().flat_map(|value| ["--set-json", value]))
         .env_remove("CLUSTER_KUBECONFIG")
         .output()?;
     ensure!(output.status.success(), "helm: {}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout)?;
-    let mut objects: Vec<Value> = Vec::new();
-    for document in serde_yaml_ng::Deserializer::from_str(&text) {
-        objects.push(serde::Deserialize::deserialize(document)?);
-    }
+    let documents = serde_yaml_ng::Deserializer::from_str(&text);
+    let objects = documents.map(<Value as serde::Deserialize>::deserialize).collect::<Result<Vec<_>, _>>()?;
+    Ok(objects.into_iter().filter(Value::is_object).collect())
+}
+
+/// Applies the chart, but for what would need pods.
+async fn install(client: &Client, namespace: &str, webhook_port: u16) -> Result<()> {
+    let mut objects = render(namespace, &[&format!(r#"watchNamespaces=["{namespace}"]"#)])?;
     // The kinds first, so that the API server serves them by the time they are used.
     objects.sort_by_key(|object| object["kind"] != "CustomResourceDefinition");
     let discovery = Discovery::new(client.clone()).run().await?;
-    for mut object in
-        objects.into_iter().filter(|object| object["kind"] != "Deployment" && object.is_object())
-    {
+    for mut object in objects.into_iter().filter(|object| object["kind"] != "Deployment") {
         for webhook in object.get_mut("webhooks").and_then(Value::as_array_mut).into_iter().flatten() {
             let path = webhook["clientConfig"]["service"]["path"].as_str().unwrap_or_default().to_owned();
             webhook["clientConfig"] = json!({ "url": format!("https://127.0.0.1:{webhook_port}{path}") });
