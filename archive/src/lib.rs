@@ -2,8 +2,10 @@
 //! read it back there. [`record`] is what all of them carry, [`head`] what a journal signs.
 
 pub mod anchors;
+pub mod count;
 pub mod drain;
 pub mod endpoint;
+pub mod export;
 mod file_name;
 pub mod head;
 pub mod journal;

@@ -5,11 +5,13 @@ mod common;
 
 use cartulary_archive::anchors::{Anchors, AnchorsFile, JournalAnchors};
 use cartulary_archive::endpoint::{Archive, Endpoint, Roles, SqlEndpoint, Target, migrate};
+use cartulary_archive::export::{ExportError, export};
 use cartulary_archive::head::{Mark, Signer, Statement, sign};
 use cartulary_archive::journal::{Journal, JournalOptions, Stored, system_clock};
 use cartulary_archive::record::{Body, Content, Draft, Gap, GapReason, StreamEnd, StreamId};
 use cartulary_archive::verify::{FindingKind, Judgement, Report, judge, read, verify_anchored};
 use common::{Kept, accepted, draft};
+use sqlx::Connection;
 use std::collections::BTreeMap;
 
 /// When the last head was signed.
@@ -371,4 +373,60 @@ async fn a_volume_that_was_put_back_or_copied_is_told() {
     let (report, _) = verified(&records, &two).await;
     let kinds: Vec<_> = report.findings.iter().map(|finding| finding.kind).collect();
     assert_eq!(kinds, [FindingKind::AnchorsContradict], "{report}");
+}
+
+#[tokio::test]
+async fn ev_1_a_copy_in_one_file_proves_what_the_original_proves_and_names_the_first_record_that_does_not_fit()
+ {
+    let recorded = Recorded::two_journals().await;
+    let anchors = recorded.checked();
+    let changed = at(&recorded.records, 1, 3);
+    for (sql, kinds) in [
+        ("", vec![]),
+        ("UPDATE record SET body = 'changed' WHERE id = $id", vec![FindingKind::ColumnChanged]),
+        ("UPDATE payload SET bytes = x'00' WHERE record_id = $id", vec![FindingKind::PayloadChanged]),
+    ] {
+        let (archive, dir) = archive_of(&recorded.records).await;
+        drop(archive);
+        let file = dir.path().join("archive.db");
+        let id = recorded.records[changed].record.header.id;
+        let url = format!("sqlite:{}", file.display());
+        let mut connection = sqlx::SqliteConnection::connect(&url).await.expect("the file opens");
+        let sql = sql.replace("$id", &format!("x'{}'", id.simple()));
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut connection).await.expect("changed");
+        connection.close().await.expect("closed");
+
+        let mut archive = Archive::open(&Target::Sqlite(file)).await.expect("opened");
+        let copy = dir.path().join("copy.sqlite");
+        let (mut heard, all) = (0, recorded.records.len() as u64);
+        let copied = export(&mut archive, &copy, |count| heard = count).await.expect("copied");
+        assert_eq!((copied, heard), (all, all));
+        let (original, _) = verify_anchored(&mut archive, &anchors).await.expect("verified");
+        drop(archive);
+        // Carried elsewhere: one file, and the anchors.
+        let elsewhere = tempfile::tempdir().expect("a folder");
+        let carried = elsewhere.path().join("evidence.sqlite");
+        std::fs::rename(&copy, &carried).expect("carried");
+        let mut archive = Archive::open(&Target::Sqlite(carried)).await.expect("opened");
+        let (report, _) = verify_anchored(&mut archive, &anchors).await.expect("verified");
+        assert_eq!(report, original);
+        assert_eq!(report.findings.iter().map(|finding| finding.kind).collect::<Vec<_>>(), kinds, "{report}");
+        assert_eq!(report.completeness_proven, kinds.is_empty());
+        let first = report.findings.first();
+        assert_eq!(first.map(|finding| (finding.sequence, finding.id)), first.map(|_| (Some(3), Some(id))));
+    }
+}
+
+#[tokio::test]
+async fn a_copy_never_overwrites_and_an_unfinished_one_does_not_bear_its_name() {
+    let records = journal("xmpp-0").await;
+    let (mut archive, dir) = archive_of(&records).await;
+    let copy = dir.path().join("copy.sqlite");
+    std::fs::write(dir.path().join("copy.sqlite.unfinished"), "left by a crash").expect("written");
+    export(&mut archive, &copy, |_| assert!(!copy.exists())).await.expect("copied");
+    assert!(!dir.path().join("copy.sqlite.unfinished").exists());
+    let before = std::fs::read(&copy).expect("there");
+    let refused = export(&mut archive, &copy, |_| ()).await;
+    assert!(matches!(refused, Err(ExportError::Exists(_))), "{refused:?}");
+    assert_eq!(std::fs::read(&copy).expect("there"), before);
 }

@@ -3,85 +3,16 @@
 mod common;
 
 use cartulary_archive::drain::{Drain, DrainOptions};
-use cartulary_archive::endpoint::{Archive, Endpoint, Roles, SqlEndpoint, Target, WriteReport, migrate};
+use cartulary_archive::endpoint::{Endpoint, WriteReport};
 use cartulary_archive::journal::Stored;
 use cartulary_archive::record::Header;
 use cartulary_archive::search::{Filter, page};
-use cartulary_archive::verify::{FindingKind, Report, verify};
+use cartulary_archive::verify::FindingKind;
 use cartulary_compliance::names::reason;
-use common::postgres::{Database, Server};
+use common::place::Place;
 use common::{Kept, accepted, draft, eventually, outcome};
-use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
-use std::path::PathBuf;
 use std::time::Duration;
-use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
-
-/// A migrated archive of either kind.
-enum Place {
-    Postgres(Database),
-    Sqlite(PathBuf, #[expect(dead_code, reason = "removed when dropped")] TempDir),
-}
-
-impl Place {
-    async fn both() -> [Self; 2] {
-        [Self::postgres().await, Self::sqlite().await]
-    }
-
-    async fn postgres() -> Self {
-        let database = Server::get().database().await;
-        let roles = Roles { writer: Some(database.writer()), reader: Some(database.reader()) };
-        migrate(&database.owner(), &roles).await.expect("migrated");
-        Self::Postgres(database)
-    }
-
-    async fn sqlite() -> Self {
-        let dir = tempfile::tempdir().expect("a temporary folder");
-        let path = dir.path().join("archive.db");
-        migrate(&Target::Sqlite(path.clone()), &Roles::default()).await.expect("migrated");
-        Self::Sqlite(path, dir)
-    }
-
-    fn writer(&self) -> SqlEndpoint {
-        SqlEndpoint::new(match self {
-            Self::Postgres(database) => database.target(database.config(&database.writer())),
-            Self::Sqlite(path, _) => Target::Sqlite(path.clone()),
-        })
-    }
-
-    async fn connected(&self) -> SqlEndpoint {
-        let mut endpoint = self.writer();
-        endpoint.connect().await.expect("connected");
-        endpoint
-    }
-
-    async fn archive(&self) -> Archive {
-        let target = match self {
-            Self::Postgres(database) => database.target(database.config(&database.reader())),
-            Self::Sqlite(path, _) => Target::Sqlite(path.clone()),
-        };
-        Archive::open(&target).await.expect("the reader reads")
-    }
-
-    /// Whatever somebody with all rights might do.
-    async fn tamper(&self, sql: &str) {
-        match self {
-            Self::Postgres(database) => {
-                database.superuser(&format!("SET search_path TO cartulary; {sql}")).await
-            }
-            Self::Sqlite(path, _) => {
-                let url = format!("sqlite:{}", path.display());
-                let mut connection = SqliteConnection::connect(&url).await.expect("the file opens");
-                let sql = sql.replace("'\\x", "x'");
-                sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.expect("changed");
-            }
-        }
-    }
-
-    async fn verify(&self) -> Report {
-        verify(&mut self.archive().await).await.expect("verified")
-    }
-}
 
 async fn conversation() -> (Kept, Vec<Stored>) {
     let kept = Kept::open();

@@ -20,6 +20,7 @@ pub use target::Target;
 use crate::journal::Stored;
 use crate::record::{Hash, StreamId};
 use error::classify;
+pub(crate) use error::classify as classified;
 pub(crate) use rows::Bind;
 use sqlx::{Connection as _, PgConnection, SqliteConnection};
 use std::future::Future;

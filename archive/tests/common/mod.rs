@@ -2,6 +2,7 @@
 
 #![allow(dead_code)]
 
+pub mod place;
 pub mod postgres;
 
 use cartulary_archive::journal::{Journal, JournalOptions, Stored, system_clock};
