@@ -7,6 +7,7 @@
 mod dead;
 mod disk;
 mod format;
+mod key;
 mod options;
 mod reader;
 mod recover;
@@ -24,9 +25,11 @@ pub use reader::Stored;
 
 use crate::record::{Body, Draft, Gap, GapReason, StreamEnd};
 use cartulary_compliance::config::QueueLimit;
-use cartulary_compliance::status::JournalStatus;
+use cartulary_compliance::status::{Head, JournalStatus};
 use disk::{Disk, RealDisk};
-use state::Shared;
+use key::Key;
+use state::{Entry, Shared};
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -130,7 +133,49 @@ impl Journal {
             endpoint: endpoint.to_owned(),
             next: next.unwrap_or_default(),
             changed: self.shared.changed.subscribe(),
+            failures: 0,
+            again: None,
+            giving_up: None,
         }
+    }
+
+    /// Says in its stream that a waiting record is damaged, and passes it over from then on.
+    async fn give_up(&self, endpoint: &str, entry: Entry) -> Result<(), JournalError> {
+        let name = endpoint.to_owned();
+        let known = self.blocking(move |shared| match shared.is_passed_over(&name, &entry) {
+            true => Ok(true),
+            false if shared.gives_back() => Ok(false),
+            false => Err(JournalError::Unreadable),
+        });
+        if known.await? {
+            return Ok(());
+        }
+        // Synced before the record is passed over: a disk that takes nothing costs nothing either.
+        if let Err(error) = self.append(endpoint, vec![reader::gap(&entry)]).await {
+            let error = io::Error::other(error.to_string());
+            return Err(JournalError::Io { doing: "say that a record is damaged", error });
+        }
+        tracing::error!(
+            endpoint,
+            incarnation = %entry.incarnation,
+            sequence = entry.sequence,
+            "the disk does not give back a record that waited: it is lost, and a gap record says so; replace the volume"
+        );
+        let name = endpoint.to_owned();
+        self.blocking(move |shared| {
+            shared.pass_over(&name, &entry);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Sequences of an incarnation's stream that were passed over since the process started.
+    #[must_use]
+    pub fn passed_over(&self, endpoint: &str, incarnation: Uuid) -> BTreeSet<u64> {
+        let state = self.shared.state();
+        let queue = state.endpoints.get(endpoint);
+        let sequences = queue.into_iter().flat_map(|queue| &queue.passed_over);
+        sequences.filter(|(of, _)| *of == incarnation).map(|(_, sequence)| *sequence).collect()
     }
 
     /// `endpoint` has taken everything up to and including `record`. Durable when it returns; a record at or before the
@@ -217,8 +262,14 @@ impl Journal {
             endpoints: state.endpoints.keys().cloned().collect(),
             max_bytes: state.limits.max_bytes,
             ephemeral: false, // whoever opened it knows
-            unreadable: 0,
+            unreadable: state.unreadable,
         }
+    }
+
+    /// How far each stream of this incarnation is durable and confirmed, signed. Empty while the key cannot be stored.
+    #[must_use]
+    pub fn heads(&self) -> Vec<Head> {
+        self.shared.heads()
     }
 
     /// The state of one endpoint's queue.
@@ -280,23 +331,51 @@ pub struct JournalReader {
     endpoint: String,
     next: Position,
     changed: tokio::sync::watch::Receiver<u64>,
+    /// How often the next record could not be read, and when it is tried again.
+    failures: usize,
+    again: Option<tokio::time::Instant>,
+    /// A damaged record is being given up.
+    giving_up: Option<tokio::task::JoinHandle<Result<(), JournalError>>>,
 }
 
 impl JournalReader {
     /// The next records: at most `records`, and at most `bytes` of them unless the first alone is larger. Empty when nothing
-    /// waits. Damaged records are passed over; a gap record in their stream tells of them.
+    /// waits. A record that cannot be read is tried again with pauses, then passed over; a gap record in its stream tells of it.
+    ///
+    /// # Errors
+    /// [`JournalError::Unreadable`] while the disk gives back nothing at all: then nothing is passed over.
     pub async fn try_next(&mut self, records: usize, bytes: u64) -> Result<Vec<Stored>, JournalError> {
-        let (endpoint, from) = (self.endpoint.clone(), self.next);
-        let batch = self.journal.blocking(move |shared| shared.read(&endpoint, from, records, bytes)).await?;
-        for gap in batch.gaps {
-            let draft = Draft { body: Body::Gap(gap), payloads: Vec::new() };
-            if let Err(error) = self.journal.append(&self.endpoint, vec![draft]).await {
-                let error = io::Error::other(error.to_string());
-                return Err(JournalError::Io { doing: "say that a record is damaged", error });
+        loop {
+            if let Some(giving_up) = &mut self.giving_up {
+                let result = giving_up.await.unwrap_or(Err(JournalError::Closed));
+                self.giving_up = None;
+                result?;
+                self.failures = 0;
+            }
+            if let Some(again) = self.again {
+                tokio::time::sleep_until(again).await;
+                self.again = None;
+            }
+            let (endpoint, from) = (self.endpoint.clone(), self.next);
+            let batch =
+                self.journal.blocking(move |shared| shared.read(&endpoint, from, records, bytes)).await?;
+            let Some(bad) = batch.bad else {
+                self.failures = 0;
+                self.next = batch.next;
+                return Ok(batch.records);
+            };
+            match self.journal.shared.options.read_pauses.get(self.failures) {
+                Some(pause) => {
+                    self.failures += 1;
+                    self.again = Some(tokio::time::Instant::now() + *pause);
+                }
+                // A task, because a gap record that is under way must not be written again by whoever comes after this call.
+                None => {
+                    let (journal, endpoint) = (self.journal.clone(), self.endpoint.clone());
+                    self.giving_up = Some(tokio::spawn(async move { journal.give_up(&endpoint, bad).await }));
+                }
             }
         }
-        self.next = batch.next;
-        Ok(batch.records)
     }
 
     /// As [`Self::try_next`], but waits until there is something. Cancelling it loses nothing.
@@ -321,10 +400,13 @@ fn open_on(
     options: JournalOptions,
     clock: Clock,
 ) -> Result<(Arc<Shared>, Writer, Recovery), JournalError> {
-    let found = recover::recover(&*disk, options.limits.clone())?;
+    let found = recover::recover(&*disk, options.limits.clone(), &options.read_pauses)?;
     let journal = found.journal.unwrap_or_else(Uuid::now_v7);
     let incarnation = Uuid::now_v7();
-    let shared = Arc::new(Shared::new(disk, clock, options, journal, incarnation, found.state));
+    let key = Key::new(found.seed);
+    let shared = Arc::new(Shared::new(disk, clock, options, journal, incarnation, key, found.state));
+    // One that cannot be stored now is made later.
+    let _ = shared.seed();
     let mut writer =
         Writer::new(Arc::clone(&shared), found.ends, found.gaps, found.previous, found.highest, found.voids);
     writer.start();

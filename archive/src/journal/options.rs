@@ -36,6 +36,9 @@ pub struct JournalOptions {
     pub segment_bytes: u64,
     /// Limits at the start; [`super::Journal::set_limits`] changes them.
     pub limits: Limits,
+    /// Pauses before a place that cannot be read is tried again; when they are used up it counts as damaged. Long enough for a
+    /// volume on the network to come back.
+    pub read_pauses: Vec<Duration>,
 }
 
 impl JournalOptions {
@@ -49,6 +52,7 @@ impl JournalOptions {
             software: software.to_owned(),
             segment_bytes: 64 << 20,
             limits: Limits::default(),
+            read_pauses: [200, 1_000, 3_000, 8_000].map(Duration::from_millis).to_vec(),
         }
     }
 }
@@ -134,6 +138,11 @@ pub enum JournalError {
         /// What happened.
         error: std::io::Error,
     },
+    /// The disk gives back nothing at all, which is no damage of single records.
+    #[error(
+        "the journal cannot be read: its disk gives back nothing; records wait until it does. Look at the volume and at its node's log"
+    )]
+    Unreadable,
     /// It was written by a newer version.
     #[error("the journal's segment {segment} has format {found}: use a newer version")]
     Format {
@@ -161,6 +170,10 @@ pub struct Recovery {
     pub torn_bytes: u64,
     /// Damaged places that were put aside now.
     pub quarantined: u64,
+    /// Of them, places that the disk does not give back.
+    pub unreadable: u64,
+    /// The key was missing or damaged and a new one was made: anchors kept of this journal name another.
+    pub key_replaced: bool,
     /// Records known to be lost with them.
     pub lost: u64,
     /// What to tell people; empty when nothing is the matter.

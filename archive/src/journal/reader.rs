@@ -5,7 +5,7 @@ use super::format::{Found, RECORDS_AT, Scan, Stretch, parse};
 use super::recover::put_aside;
 use super::state::{Cursor, Entry, Shared, segment_name};
 use super::{JournalError, MissingRange, Position, RewindReport};
-use crate::record::{Content, Gap, GapReason, Header, Record, StreamEnd};
+use crate::record::{Body, Content, Draft, Gap, GapReason, Header, Record, StreamEnd};
 use std::io;
 use std::sync::Arc;
 use uuid::Uuid;
@@ -32,12 +32,23 @@ impl Stored {
     }
 }
 
+/// What says in a stream that one of its records is damaged.
+pub fn gap(entry: &Entry) -> Draft {
+    let gap = Gap {
+        first: Some(entry.sequence),
+        count: 1,
+        reason: GapReason::Quarantined,
+        incarnation: Some(entry.incarnation),
+    };
+    Draft { body: Body::Gap(gap), payloads: Vec::new() }
+}
+
 /// What one look at the queue found.
 #[derive(Default)]
 pub struct Batch {
     pub records: Vec<Stored>,
-    /// Gaps for records that turned out to be damaged.
-    pub gaps: Vec<Gap>,
+    /// The record after these, if it cannot be read; only where there are none before it.
+    pub bad: Option<Entry>,
     /// Where to look next.
     pub next: Position,
 }
@@ -55,26 +66,58 @@ impl Shared {
         let mut batch = Batch { next: from, ..Batch::default() };
         let mut open: Option<(u64, Arc<dyn DiskFile>)> = None;
         for entry in entries {
-            let read = read_entry(&*self.disk, &mut open, &entry)
-                .map_err(|error| JournalError::Io { doing: "read a record", error })?;
+            let found = match read_entry(&*self.disk, &mut open, &entry) {
+                Ok(bytes) => parse(&bytes),
+                // A segment that somebody removed is as good as damaged.
+                Err(error) if disk::is_damage(&error) || error.kind() == io::ErrorKind::NotFound => {
+                    Found::Nothing
+                }
+                Err(_) if !batch.records.is_empty() => break,
+                Err(error) => return Err(JournalError::Io { doing: "read a record", error }),
+            };
+            let Found::Record(record, _) = found else {
+                batch.bad = Some(entry).filter(|_| batch.records.is_empty());
+                break;
+            };
             batch.next = entry.end();
-            match parse(&read) {
-                Found::Record(record, _) => {
-                    batch.records.push(Stored { record: *record, position: entry.end() });
-                }
-                Found::DamagedPayload(..) | Found::Nothing => {
-                    put_aside(&*self.disk, entry.start(), &read);
-                    self.state().quarantined += 1;
-                    batch.gaps.push(Gap {
-                        first: Some(entry.sequence),
-                        count: 1,
-                        reason: GapReason::Quarantined,
-                        incarnation: Some(entry.incarnation),
-                    });
-                }
-            }
+            batch.records.push(Stored { record: *record, position: entry.end() });
         }
         Ok(batch)
+    }
+
+    /// Whether the disk gives back anything. One that does not is not damaged but away: waiting is all that can be done.
+    pub fn gives_back(&self) -> bool {
+        let Ok(names) = self.disk.list() else { return false };
+        names.iter().any(|name| {
+            let Ok(file) = self.disk.open(name) else { return false };
+            let size = file.size().unwrap_or(0);
+            // A few places in each file: a disk that is away need not be asked for every block.
+            (0..5).any(|part| {
+                let at = (size / 5).saturating_mul(part);
+                disk::read(&*file, at, 16).is_ok_and(|bytes| !bytes.is_empty())
+            })
+        })
+    }
+
+    /// Whether a gap record tells of this waiting record already.
+    pub fn is_passed_over(&self, endpoint: &str, entry: &Entry) -> bool {
+        let state = self.state();
+        let queue = state.endpoints.get(endpoint);
+        queue.is_some_and(|queue| queue.passed_over.contains(&(entry.incarnation, entry.sequence)))
+    }
+
+    /// Gives a record up of which a gap record tells: what can be had of it is put aside.
+    pub fn pass_over(&self, endpoint: &str, entry: &Entry) {
+        let bytes = self
+            .disk
+            .open(&segment_name(entry.segment))
+            .and_then(|file| disk::salvage(&*file, entry.offset, u64::from(entry.len)));
+        let bytes = bytes.map(|salvaged| salvaged.bytes).unwrap_or_default();
+        let is_new = put_aside(&*self.disk, entry.start(), &bytes, true);
+        let mut state = self.state();
+        state.unreadable += u64::from(is_new);
+        let queue = state.endpoints.entry(endpoint.to_owned()).or_default();
+        queue.passed_over.insert((entry.incarnation, entry.sequence));
     }
 
     fn entries(&self, endpoint: &str, from: Position, records: usize, bytes: u64) -> Vec<Entry> {
@@ -83,7 +126,9 @@ impl Shared {
         let first = queue.waiting.partition_point(|entry| entry.start() < from);
         let mut left = bytes;
         let mut entries = Vec::new();
-        for entry in queue.waiting.range(first..).take(records) {
+        let waiting = queue.waiting.range(first..);
+        let whole = |entry: &&Entry| !queue.passed_over.contains(&(entry.incarnation, entry.sequence));
+        for entry in waiting.filter(whole).take(records) {
             let size = u64::from(entry.len);
             if size > left && !entries.is_empty() {
                 break;
@@ -130,8 +175,8 @@ impl Shared {
         let mut kept = Vec::new();
         for (number, len) in segments.into_iter().filter(|(number, _)| *number <= until.segment) {
             let bytes =
-                match self.disk.open(&segment_name(number)).and_then(|file| disk::read(&*file, 0, len)) {
-                    Ok(bytes) => bytes,
+                match self.disk.open(&segment_name(number)).and_then(|file| disk::salvage(&*file, 0, len)) {
+                    Ok(salvaged) => salvaged.bytes,
                     // Removed meanwhile, because it had been kept long enough.
                     Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                     Err(error) => return Err(JournalError::Io { doing: "read a segment", error }),

@@ -1,19 +1,28 @@
 //! Opening a journal: what a former process left is read, put in order, and what is damaged is put aside, never in the way.
 
-use super::disk::{self, Disk};
+use super::disk::{self, Disk, DiskFile, Salvaged};
 use super::format::{RECORDS_AT, Scan, SegmentHeader, SegmentStart, Stretch};
+use super::key::{self, Seed};
 use super::state::{Cursor, Entry, State, Tip, segment_name, segment_number};
 use super::{JournalError, Limits, Position, Recovery};
 use crate::file_name::{escape, unescape};
 use crate::record::{Body, Content, Gap, GapReason, Header, StreamEnd, hash};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::time::Duration;
 use uuid::Uuid;
+
+/// How names of files with damaged bytes begin.
+const QUARANTINE: &str = "quarantine-";
+/// How they end where the disk did not give the bytes back.
+const UNREADABLE: &str = "-unreadable";
 
 /// What a writer begins with.
 pub struct Recovered {
     /// The journal's id, if a segment or a cursor says it.
     pub journal: Option<Uuid>,
+    /// Its key, if the file is whole and this journal's.
+    pub seed: Option<Seed>,
     pub state: State,
     /// The last record of each endpoint's last stream.
     pub ends: BTreeMap<String, StreamEnd>,
@@ -70,8 +79,53 @@ struct Reading {
     written_by: BTreeMap<u64, Uuid>,
 }
 
+/// Reads what a failing disk gives back. It is tried again for a while, once in an opening; what it still does not give back is a hole.
+struct Patient<'a> {
+    disk: &'a dyn Disk,
+    pauses: std::slice::Iter<'a, Duration>,
+    /// Something was read.
+    got: bool,
+    /// Something was not.
+    refused: Option<io::Error>,
+}
+
+impl Patient<'_> {
+    fn open(&self, name: &str) -> io::Result<std::sync::Arc<dyn DiskFile>> {
+        self.disk.open(name)
+    }
+
+    fn read(&mut self, file: &dyn DiskFile, limit: u64) -> io::Result<Salvaged> {
+        loop {
+            let error = match disk::read(file, 0, limit) {
+                Ok(bytes) => {
+                    self.got |= !bytes.is_empty();
+                    return Ok(Salvaged { bytes, holes: Vec::new() });
+                }
+                Err(error) if disk::is_damage(&error) => error,
+                Err(error) => return Err(error),
+            };
+            if let Some(pause) = self.pauses.next() {
+                std::thread::sleep(*pause);
+                continue;
+            }
+            let salvaged = disk::salvage(file, 0, limit)?;
+            self.got |= !salvaged.is_blank();
+            self.refused = Some(error);
+            return Ok(salvaged);
+        }
+    }
+
+    /// A disk that gives back nothing at all is not damaged but away: nothing may be decided from it.
+    fn check(&mut self) -> io::Result<()> {
+        match self.refused.take() {
+            Some(error) if !self.got => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// Reads everything in the folder.
-pub fn recover(disk: &dyn Disk, limits: Limits) -> Result<Recovered, JournalError> {
+pub fn recover(disk: &dyn Disk, limits: Limits, pauses: &[Duration]) -> Result<Recovered, JournalError> {
     let io = |doing| move |error| JournalError::Io { doing, error };
     let names = disk.list().map_err(io("list its folder"))?;
     let mut report = Recovery::default();
@@ -80,20 +134,32 @@ pub fn recover(disk: &dyn Disk, limits: Limits) -> Result<Recovered, JournalErro
         endpoints: BTreeMap::new(),
         limits,
         problem: None,
-        quarantined: names.iter().filter(|name| name.starts_with("quarantine-")).count() as u64,
+        quarantined: put_aside_before(&names, false),
+        unreadable: put_aside_before(&names, true),
         closed: false,
     };
-    let journal = load_endpoints(disk, &names, &mut state, &mut report).map_err(io("read its cursors"))?;
+    let mut patient = Patient { disk, pauses: pauses.iter(), got: false, refused: None };
+    let journal =
+        load_endpoints(&mut patient, &names, &mut state, &mut report).map_err(io("read its cursors"))?;
+    let kept_key = load_key(&mut patient, &names).map_err(io("read its key"))?;
     let numbers: BTreeSet<u64> = names.iter().filter_map(|name| segment_number(name)).collect();
-    let valid = valid_segments(disk, &numbers)?;
+    let valid = valid_segments(&mut patient, &numbers)?;
 
     let mut reading = Reading::default();
     let mut voids = valid.voids;
     let mut previous = (0, 0);
     for (number, limit, header) in &valid.segments {
         let is_last = valid.segments.last().is_some_and(|last| last.0 == *number);
-        let end =
-            read_segment(disk, *number, *limit, is_last, &mut reading, &mut state, &mut report, &mut voids)?;
+        let end = read_segment(
+            &mut patient,
+            *number,
+            *limit,
+            is_last,
+            &mut reading,
+            &mut state,
+            &mut report,
+            &mut voids,
+        )?;
         let segment = state.segments.entry(*number).or_default();
         segment.len = end;
         segment.sealed = true;
@@ -124,13 +190,23 @@ pub fn recover(disk: &dyn Disk, limits: Limits) -> Result<Recovered, JournalErro
         [Some(endpoint.cursor.position), endpoint.cursor.tip.map(|tip| tip.position)].into_iter().flatten()
     });
     let highest = confirmed.map(|position| position.segment).chain(numbers).max().unwrap_or(0);
+    let known =
+        valid.segments.iter().rev().find_map(|(_, _, header)| Some(header.as_ref()?.journal)).or(journal);
+    let seed = match kept_key {
+        Some(Some((journal, seed))) if known.is_none_or(|known| known == journal) => Some(seed),
+        None if known.is_none() && report.records == 0 => None,
+        _ => {
+            report.key_replaced = true;
+            report.notes.push(format!(
+                "the key in {} is missing or damaged and a new one is made: anchors kept of this journal name the former one, and it is told that the key changed",
+                key::NAME
+            ));
+            None
+        }
+    };
     Ok(Recovered {
-        journal: valid
-            .segments
-            .iter()
-            .rev()
-            .find_map(|(_, _, header)| Some(header.as_ref()?.journal))
-            .or(journal),
+        journal: known.or(kept_key.flatten().map(|(journal, _)| journal)),
+        seed,
         state,
         ends: reading.ends.into_iter().map(|(endpoint, tip)| (endpoint, tip.end)).collect(),
         gaps,
@@ -141,9 +217,18 @@ pub fn recover(disk: &dyn Disk, limits: Limits) -> Result<Recovered, JournalErro
     })
 }
 
+/// The key's file: `None` if there is none, `Some(None)` if it is damaged.
+fn load_key(patient: &mut Patient, names: &[String]) -> io::Result<Option<Option<(Uuid, Seed)>>> {
+    if !names.iter().any(|name| name == key::NAME) {
+        return Ok(None);
+    }
+    let file = patient.open(key::NAME)?;
+    Ok(Some(key::decode(&patient.read(&*file, 1024)?.bytes)))
+}
+
 /// Reads cursors and counts dead letters; returns the journal's id if a cursor says it.
 fn load_endpoints(
-    disk: &dyn Disk,
+    patient: &mut Patient,
     names: &[String],
     state: &mut State,
     report: &mut Recovery,
@@ -152,10 +237,10 @@ fn load_endpoints(
     for name in names {
         if name.ends_with(".new") {
             // A replacement that was not finished.
-            let _ = disk.remove(name);
+            let _ = patient.disk.remove(name);
         } else if let Some(endpoint) = name.strip_prefix("cursor-").and_then(unescape) {
-            let file = disk.open(name)?;
-            let bytes = disk::read(&*file, 0, 1024)?;
+            let file = patient.open(name)?;
+            let bytes = patient.read(&*file, 1024)?.bytes;
             let endpoint_state = state.endpoints.entry(endpoint.clone()).or_default();
             match Cursor::decode(&bytes) {
                 Some((id, cursor)) => {
@@ -185,7 +270,8 @@ struct Valid {
 }
 
 /// Follows the headers from the last segment down; what they leave out is void and removed.
-fn valid_segments(disk: &dyn Disk, numbers: &BTreeSet<u64>) -> Result<Valid, JournalError> {
+fn valid_segments(patient: &mut Patient, numbers: &BTreeSet<u64>) -> Result<Valid, JournalError> {
+    let disk = patient.disk;
     let io = |error| JournalError::Io { doing: "read a segment", error };
     let mut valid = Valid { segments: Vec::new(), voiding: BTreeSet::new(), voids: false };
     let mut limit = None;
@@ -200,15 +286,17 @@ fn valid_segments(disk: &dyn Disk, numbers: &BTreeSet<u64>) -> Result<Valid, Jou
             removed |= disk.remove(&name).is_ok();
             continue;
         }
-        let file = disk.open(&name).map_err(io)?;
-        let start = disk::read(&*file, 0, RECORDS_AT).map_err(io)?;
+        let file = patient.open(&name).map_err(io)?;
+        let start = patient.read(&*file, RECORDS_AT).map_err(io)?;
         let size = file.size().map_err(io)?;
         let limit_here = if number == below { limit } else { None };
-        let header = match SegmentHeader::decode(&start) {
+        let header = match SegmentHeader::decode(&start.bytes) {
             SegmentStart::Newer(found) => return Err(JournalError::Format { segment: number, found }),
             SegmentStart::Header(header) => Some(header),
             // Never finished, so nothing in it was ever promised.
-            SegmentStart::Unreadable if size <= RECORDS_AT && limit_here.is_none() => {
+            SegmentStart::Unreadable
+                if size <= RECORDS_AT && limit_here.is_none() && start.holes.is_empty() =>
+            {
                 removed |= disk.remove(&name).is_ok();
                 continue;
             }
@@ -225,6 +313,7 @@ fn valid_segments(disk: &dyn Disk, numbers: &BTreeSet<u64>) -> Result<Valid, Jou
             None => (below, limit, voided_by) = (number - 1, None, None),
         }
     }
+    patient.check().map_err(io)?;
     if removed {
         disk.sync_dir().map_err(io)?;
     }
@@ -235,7 +324,7 @@ fn valid_segments(disk: &dyn Disk, numbers: &BTreeSet<u64>) -> Result<Valid, Jou
 /// Reads one segment; returns its valid length.
 #[allow(clippy::too_many_arguments)]
 fn read_segment(
-    disk: &dyn Disk,
+    patient: &mut Patient,
     number: u64,
     limit: Option<u64>,
     is_last: bool,
@@ -245,11 +334,13 @@ fn read_segment(
     voids: &mut bool,
 ) -> Result<u64, JournalError> {
     let io = |error| JournalError::Io { doing: "read a segment", error };
-    let file = disk.open(&segment_name(number)).map_err(io)?;
+    let disk = patient.disk;
+    let file = patient.open(&segment_name(number)).map_err(io)?;
     let size = file.size().map_err(io)?;
-    let bytes = disk::read(&*file, 0, limit.unwrap_or(u64::MAX)).map_err(io)?;
+    let salvaged = patient.read(&*file, limit.unwrap_or(u64::MAX)).map_err(io)?;
+    let bytes = &salvaged.bytes;
     let mut end = bytes.len() as u64;
-    for (offset, len, stretch) in Scan::new(&bytes, RECORDS_AT as usize) {
+    for (offset, len, stretch) in Scan::new(bytes, RECORDS_AT as usize) {
         let start = Position { segment: number, offset: offset as u64 };
         let known = match stretch {
             Stretch::Record(record) => {
@@ -261,19 +352,27 @@ fn read_segment(
             Stretch::Damage => None,
         };
         // Damage at the very end of the last segment is an unfinished write: nobody was told that it is there.
-        let torn = known.is_none() && is_last && limit.is_none() && offset + len == bytes.len();
-        let damaged = &bytes[offset..offset + len];
-        let is_new = put_aside(disk, start, damaged);
+        // What the disk does not give back may well have been promised.
+        let unreadable = salvaged.is_torn(offset, offset + len);
+        let torn =
+            known.is_none() && is_last && limit.is_none() && offset + len == bytes.len() && !unreadable;
+        let is_new = put_aside(disk, start, &bytes[offset..offset + len], unreadable);
         if torn {
             end = start.offset;
             report.torn_bytes += len as u64;
             report.notes.push(format!("an unfinished write of {len} bytes was cut off"));
         } else {
             if is_new {
-                state.quarantined += 1;
+                state.quarantined += u64::from(!unreadable);
                 report.quarantined += 1;
+                state.unreadable += u64::from(unreadable);
+                report.unreadable += u64::from(unreadable);
+                let why = match unreadable {
+                    true => "the disk does not give them back: replace the volume",
+                    false => "a failing disk, or a write that a crash cut in the middle",
+                };
                 report.notes.push(format!(
-                    "{len} damaged bytes in segment {number} at {offset} were put aside (a failing disk, or a write that a crash cut in the middle)"
+                    "{len} damaged bytes in segment {number} at {offset} were put aside ({why})"
                 ));
             }
             reading.damage.push(Damage { start, known });
@@ -293,13 +392,28 @@ fn read_segment(
     Ok(end.max(RECORDS_AT))
 }
 
-/// Copies damaged bytes to a file of their own. Returns whether they were not there yet.
-pub fn put_aside(disk: &dyn Disk, start: Position, bytes: &[u8]) -> bool {
+fn put_aside_before(names: &[String], unreadable: bool) -> u64 {
+    let of_these = |name: &&String| name.starts_with(QUARANTINE) && name.ends_with(UNREADABLE) == unreadable;
+    names.iter().filter(of_these).count() as u64
+}
+
+/// Copies damaged bytes to a file of their own. Returns whether they were not there yet. `unreadable` ones are not given back alike
+/// each time, or not at all: zeros stand for what is missing.
+pub fn put_aside(disk: &dyn Disk, start: Position, bytes: &[u8], unreadable: bool) -> bool {
+    let place = format!("{QUARANTINE}{}-{}", start.segment, start.offset);
+    let lasting = format!("{place}{UNREADABLE}");
+    if disk.open(&lasting).is_ok() {
+        return false;
+    }
+    if unreadable {
+        let _ = disk::replace(disk, &lasting, bytes);
+        return true;
+    }
     if bytes.iter().all(|byte| *byte == 0) {
         return true;
     }
     let sum = crc32c::crc32c(bytes);
-    let name = format!("quarantine-{}-{}-{sum:08x}", start.segment, start.offset);
+    let name = format!("{place}-{sum:08x}");
     if disk.open(&name).is_ok() {
         return false;
     }

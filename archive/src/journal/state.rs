@@ -1,11 +1,13 @@
 //! What writer, readers and drains share: which segments there are, what waits, how far each endpoint has confirmed.
 
 use super::disk::{self, Disk};
+use super::key::Key;
 use super::{Clock, JournalError, JournalOptions, Limits, Position};
 use crate::file_name::escape;
+use crate::head::Mark;
 use crate::record::{Hash, StreamEnd};
 use cartulary_compliance::config::QueueLimit;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -20,6 +22,7 @@ pub struct Shared {
     /// Changes whenever a reader may find more.
     pub changed: watch::Sender<u64>,
     state: Mutex<State>,
+    pub key: Key,
     /// Held while cursor files are written, so that an older one never replaces a newer one.
     cursors: Mutex<()>,
 }
@@ -30,7 +33,10 @@ pub struct State {
     pub endpoints: BTreeMap<String, EndpointState>,
     pub limits: Limits,
     pub problem: Option<String>,
+    /// Damaged places.
     pub quarantined: u64,
+    /// Places that the disk does not give back as they were written.
+    pub unreadable: u64,
     pub closed: bool,
 }
 
@@ -62,6 +68,18 @@ pub struct EndpointState {
     pub archived: u64,
     /// Records kept aside.
     pub dead_letters: u64,
+    /// How far its stream of this incarnation is durable.
+    pub head: Option<StreamHead>,
+    /// Waiting records that turned out to be damaged and of which a gap record tells: incarnation and sequence.
+    pub passed_over: BTreeSet<(Uuid, u64)>,
+}
+
+/// How far a stream is durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamHead {
+    pub last: Mark,
+    /// Its close record is durable.
+    pub closed: bool,
 }
 
 /// How far an endpoint has confirmed.
@@ -131,6 +149,7 @@ impl Shared {
         options: JournalOptions,
         journal: Uuid,
         incarnation: Uuid,
+        key: Key,
         state: State,
     ) -> Self {
         Self {
@@ -140,6 +159,7 @@ impl Shared {
             journal,
             incarnation,
             changed: watch::Sender::new(0),
+            key,
             state: Mutex::new(state),
             cursors: Mutex::new(()),
         }

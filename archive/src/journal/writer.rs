@@ -5,8 +5,9 @@
 
 use super::disk::DiskFile;
 use super::format::{MAX_FRAME, RECORDS_AT, SegmentHeader, frame};
-use super::state::{Entry, Segment, Shared, segment_name};
+use super::state::{Entry, Segment, Shared, StreamHead, segment_name};
 use super::{AppendError, Appended, Position};
+use crate::head::Mark;
 use crate::record::{
     Body, Content, Draft, Form, Gap, Hash, Header, Ids, Open, Payload, StreamEnd, StreamId, hash,
 };
@@ -61,6 +62,8 @@ struct Batch {
     streams: BTreeMap<String, Stream>,
     entries: Vec<(String, Entry)>,
     waiting: BTreeMap<String, (u64, u64)>,
+    /// It ends the streams.
+    closes: bool,
 }
 
 impl Writer {
@@ -139,7 +142,7 @@ impl Writer {
             return Ok(());
         }
         let (number, at) = self.segment().map_err(|error| self.failed("begin a segment", &error))?;
-        let mut batch = Batch::default();
+        let mut batch = Batch { closes: true, ..Batch::default() };
         for endpoint in self.streams.keys().cloned().collect::<Vec<_>>() {
             self.push(&mut batch, (number, at), &endpoint, Content::Close, Vec::new());
         }
@@ -364,6 +367,11 @@ impl Writer {
         }
         for (endpoint, entry) in &batch.entries {
             state.endpoints.entry(endpoint.clone()).or_default().push(*entry);
+        }
+        for (endpoint, stream) in &batch.streams {
+            let last = Mark { sequence: stream.next.saturating_sub(1), hash: stream.previous };
+            let queue = state.endpoints.entry(endpoint.clone()).or_default();
+            queue.head = Some(StreamHead { last, closed: batch.closes });
         }
         state.problem = None;
         drop(state);

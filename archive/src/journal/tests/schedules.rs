@@ -7,7 +7,12 @@ use super::simdisk::{Random, SimDisk};
 use super::{Bench, options, text_of};
 use crate::endpoint::projection::project;
 use crate::endpoint::{ArchivedPayload, ArchivedRecord};
-use crate::journal::{Limits, Stored};
+use crate::head::Statement;
+use crate::journal::disk::is_damage;
+use crate::journal::key::Seed;
+use crate::journal::reader::gap;
+use crate::journal::writer::Request;
+use crate::journal::{JournalError, Limits, Stored};
 use crate::record::{Body, Content, Form};
 use crate::verify::Checker;
 use std::collections::{BTreeMap, BTreeSet};
@@ -63,8 +68,11 @@ struct Schedule {
     random: Random,
     disk: Arc<SimDisk>,
     models: BTreeMap<&'static str, Model>,
-    /// Bytes were changed behind the journal's back.
+    /// Bytes were changed behind the journal's back, or cannot be read any more.
     flips: u64,
+    /// What was said of streams: nothing of it may be taken back.
+    heads: Vec<Statement>,
+    seed: Option<Seed>,
     /// Tells what it does; for one schedule run alone.
     loud: bool,
     /// Damage it reported, and unfinished writes it cut off after a change.
@@ -77,18 +85,36 @@ impl Schedule {
         let mut random = Random::new(seed);
         let disk = SimDisk::new(random.next());
         let models = ENDPOINTS.into_iter().map(|endpoint| (endpoint, Model::default())).collect();
-        Self { random, disk, models, flips: 0, loud: false, told: 0, next_text: 0 }
+        Self {
+            random,
+            disk,
+            models,
+            flips: 0,
+            heads: Vec::new(),
+            seed: None,
+            loud: false,
+            told: 0,
+            next_text: 0,
+        }
     }
 
     fn run(mut self) {
         // A flip makes the laws weaker, so most schedules have none.
         let may_flip = self.random.chance(25);
+        let may_spoil = self.random.chance(15);
         for _ in 0..=self.random.below(5) {
             let Some(mut bench) = self.open() else { continue };
             for _ in 0..self.random.below(14) {
                 self.step(&mut bench);
+                self.look(&bench);
+            }
+            if may_spoil && self.random.chance(30) && self.disk.spoil(".segment") {
+                self.say("a block goes bad under way");
+                self.flips += 1;
+                self.step(&mut bench);
             }
             let ordered = self.random.chance(20) && bench.writer.close().is_ok();
+            self.look(&bench);
             drop(bench);
             // Without a crash the next process finds what the page cache holds.
             if !ordered && self.random.chance(80) {
@@ -98,17 +124,29 @@ impl Schedule {
             if may_flip && self.random.chance(60) && self.disk.flip(".segment").is_some() {
                 self.flips += 1;
             }
+            if may_spoil && self.random.chance(40) && self.disk.spoil(".segment") {
+                self.say("a block goes bad");
+                self.flips += 1;
+            }
         }
         self.disk.crash();
         self.disk.set_room(None);
-        let mut bench = Bench::open(&self.disk, options()).expect("a quiet disk can be opened");
+        let mut bench = match Bench::open(&self.disk, options()) {
+            Err(JournalError::Io { error, .. }) if may_spoil && is_damage(&error) => {
+                // Nothing at all could be read.
+                self.disk.heal();
+                Bench::open(&self.disk, options()).expect("a healed disk can be opened")
+            }
+            opened => opened.expect("a quiet disk can be opened"),
+        };
+        self.look(&bench);
         self.told += told(&bench);
         // One more record for each, so that whatever a chain holds is looked at.
         for endpoint in ENDPOINTS {
             self.append(&mut bench, endpoint, 1);
         }
         for endpoint in ENDPOINTS {
-            self.archive(&bench, endpoint, u64::MAX);
+            self.archive(&mut bench, endpoint, u64::MAX);
         }
         self.check();
     }
@@ -126,10 +164,15 @@ impl Schedule {
         if self.random.chance(5) {
             self.disk.fail_syncs(1 + self.random.below(3) as u32);
         }
+        if self.random.chance(10) {
+            // Fewer than there are attempts: a disk that stutters loses nothing.
+            self.disk.fail_reads(1 + self.random.below(4) as u32);
+        }
         match Bench::open(&self.disk, options) {
             Ok(bench) => {
                 self.say(&format!("open {:?}", bench.recovery));
                 self.told += told(&bench);
+                self.look(&bench);
                 Some(bench)
             }
             Err(error) => {
@@ -148,7 +191,7 @@ impl Schedule {
 
     fn step(&mut self, bench: &mut Bench) {
         let endpoint = ENDPOINTS[self.random.below(2) as usize];
-        match self.random.below(20) {
+        match self.random.below(22) {
             0..=9 => {
                 let count = 1 + self.random.below(4);
                 self.append(bench, endpoint, count);
@@ -169,6 +212,10 @@ impl Schedule {
             16 => {
                 self.say("power");
                 self.disk.cut_power_after(self.random.below(12));
+            }
+            20..22 => {
+                self.say("reads fail for a while");
+                self.disk.fail_reads(1 + self.random.below(4) as u32);
             }
             17 => self.disk.later(100_000),
             18 => {
@@ -202,19 +249,56 @@ impl Schedule {
         }
     }
 
+    /// Keeps what the journal says of its streams, and that it is one journal that says it.
+    fn look(&mut self, bench: &Bench) {
+        let seed = bench.shared.seed();
+        assert!(seed.is_none() || self.seed.is_none() || seed == self.seed, "the key changed");
+        self.seed = seed.or(self.seed);
+        for statement in bench.shared.statements() {
+            let same = |before: &&mut Statement| {
+                (&before.endpoint, before.incarnation) == (&statement.endpoint, statement.incarnation)
+            };
+            match self.heads.iter_mut().find(same) {
+                Some(before) => {
+                    assert!(before.last.sequence <= statement.last.sequence, "a head went back");
+                    assert!(!before.closed || before.last == statement.last, "a closed stream went on");
+                    *before = statement;
+                }
+                None => self.heads.push(statement),
+            }
+        }
+    }
+
     /// What a drain does: reads from the cursor, writes idempotently, confirms.
-    fn archive(&mut self, bench: &Bench, endpoint: &'static str, count: u64) {
+    fn archive(&mut self, bench: &mut Bench, endpoint: &'static str, count: u64) {
         let cursor = bench.shared.state().endpoints.get(endpoint).map(|queue| queue.cursor.position);
         let model = self.models.get_mut(endpoint).expect("both endpoints have a model");
         let mut from = cursor.unwrap_or_default();
-        let mut taken = 0;
+        let (mut taken, mut failures) = (0, 0);
         while taken < count {
             // The disk may be off.
             let Ok(batch) = bench.shared.read(endpoint, from, 5, 3_000) else { return };
+            if let Some(bad) = batch.bad {
+                failures += 1;
+                if failures <= 4 {
+                    continue;
+                }
+                assert!(self.flips > 0, "nothing was damaged between recovery and reading");
+                if !bench.shared.gives_back() {
+                    return;
+                }
+                let request = Request { endpoint: endpoint.to_owned(), drafts: vec![gap(&bad)] };
+                if bench.writer.commit(vec![request]).pop().is_none_or(|answer| answer.is_err()) {
+                    return;
+                }
+                bench.shared.pass_over(endpoint, &bad);
+                self.told += 1;
+                continue;
+            }
+            failures = 0;
             if batch.next == from {
                 return;
             }
-            assert!(batch.gaps.is_empty(), "nothing is damaged between recovery and reading");
             from = batch.next;
             taken += batch.records.len() as u64;
             for stored in &batch.records {
@@ -266,6 +350,7 @@ impl Schedule {
             let report = checker.finish();
             assert!(report.consistent, "{report}");
             self.check_gaps();
+            self.check_heads();
             return;
         }
         assert!(lost == 0 || self.told > 0, "{lost} records are gone and nobody was told");
@@ -275,6 +360,20 @@ impl Schedule {
 }
 
 impl Schedule {
+    /// What a head named is there: a head never runs ahead of what a crash leaves.
+    fn check_heads(&self) {
+        for head in &self.heads {
+            for mark in [Some(head.last), head.confirmed].into_iter().flatten() {
+                let there = self.models[head.endpoint.as_str()].archive.values().any(|stored| {
+                    let header = &stored.record.header;
+                    (header.stream.incarnation, header.sequence, stored.record.hash())
+                        == (head.incarnation, mark.sequence, mark.hash)
+                });
+                assert!(there, "{}: a head named record {}, which is gone", head.endpoint, mark.sequence);
+            }
+        }
+    }
+
     /// Nothing that is there was declared missing.
     fn check_gaps(&self) {
         for stored in self.models.values().flat_map(|model| model.archive.values()) {

@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+/// Bytes that are read or refused together: smaller than a page, so that small segments have several.
+const BLOCK: u64 = 512;
+
 /// Numbers from a seed (SplitMix64), so that a schedule can be run again.
 #[derive(Clone)]
 pub struct Random(u64);
@@ -62,6 +65,10 @@ struct State {
     power: Option<u64>,
     off: bool,
     fail_syncs: u32,
+    /// The next reads fail, wherever they are.
+    fail_reads: u32,
+    /// Places that cannot be read any more: file, beginning and end.
+    bad: Vec<(usize, u64, u64)>,
     /// Bytes that may still be written.
     room: Option<u64>,
     now: i64,
@@ -80,6 +87,8 @@ impl SimDisk {
             power: None,
             off: false,
             fail_syncs: 0,
+            fail_reads: 0,
+            bad: Vec::new(),
             room: None,
             now: 1_700_000_000_000_000_000,
         }))))
@@ -110,6 +119,42 @@ impl SimDisk {
         self.lock().fail_syncs = count;
     }
 
+    /// The next reads fail; `u32::MAX` until the power goes off and on.
+    pub fn fail_reads(&self, count: u32) {
+        self.lock().fail_reads = count;
+    }
+
+    /// A block of a file whose name ends so cannot be read any more; returns whether there is one.
+    pub fn spoil(&self, suffix: &str) -> bool {
+        let mut state = self.lock();
+        let inodes: Vec<usize> = state
+            .names
+            .iter()
+            .filter(|(name, inode)| name.ends_with(suffix) && !state.inodes[**inode].cached.is_empty())
+            .map(|(_, inode)| *inode)
+            .collect();
+        let pick = state.random.below(inodes.len() as u64) as usize;
+        let Some(inode) = inodes.get(pick).copied() else { return false };
+        let size = state.inodes[inode].cached.len() as u64;
+        let from = state.random.below(size) / BLOCK * BLOCK;
+        state.bad.push((inode, from, from + BLOCK));
+        true
+    }
+
+    /// Bytes of one file cannot be read any more.
+    pub fn spoil_at(&self, name: &str, from: u64, to: u64) {
+        let mut state = self.lock();
+        let inode = state.names[name];
+        state.bad.push((inode, from, to));
+    }
+
+    /// Everything can be read again.
+    pub fn heal(&self) {
+        let mut state = self.lock();
+        state.bad.clear();
+        state.fail_reads = 0;
+    }
+
     /// How many bytes may still be written.
     pub fn set_room(&self, room: Option<u64>) {
         self.lock().room = room;
@@ -131,7 +176,7 @@ impl SimDisk {
             }
         }
         state.names = state.durable_names.clone();
-        (state.power, state.off, state.fail_syncs) = (None, false, 0);
+        (state.power, state.off, state.fail_syncs, state.fail_reads) = (None, false, 0, 0);
     }
 
     /// Changes one durable byte of a file whose name ends so; returns where.
@@ -304,6 +349,10 @@ impl Disk for SimDisk {
         Ok(Arc::new(SimFile { disk: Arc::clone(&self.0), inode }))
     }
 
+    fn create_private(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        self.create(name)
+    }
+
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let mut state = self.lock();
         state.operation()?;
@@ -349,6 +398,20 @@ impl DiskFile for SimFile {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         let mut state = self.lock();
         state.operation()?;
+        let end = offset + buffer.len() as u64;
+        let spoiled = state.bad.iter().any(|(inode, from, to)| {
+            *inode == self.inode
+                && *from < end
+                && offset < *to
+                && *from < state.inodes[*inode].cached.len() as u64
+        });
+        if state.fail_reads > 0 || spoiled {
+            state.fail_reads = match state.fail_reads {
+                u32::MAX => u32::MAX,
+                count => count.saturating_sub(1),
+            };
+            return Err(io::Error::from_raw_os_error(5));
+        }
         let bytes = state.inodes[self.inode].cached.get(offset as usize..).unwrap_or_default();
         let size = bytes.len().min(buffer.len());
         buffer[..size].copy_from_slice(&bytes[..size]);
@@ -366,6 +429,10 @@ impl DiskFile for SimFile {
         write(&mut inode.cached, offset, &bytes[..fits]);
         inode.unsynced.push(Change::Write(offset, bytes[..fits].to_vec()));
         if fits < bytes.len() { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }
+
+    fn block(&self) -> u64 {
+        BLOCK
     }
 
     fn set_len(&self, size: u64) -> io::Result<()> {
