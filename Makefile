@@ -6,7 +6,7 @@ SHELL := /bin/bash
 export CARTULARY_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/cartulary
 export CARGO_TARGET_DIR ?= $(CARTULARY_CACHE)/target
 
-.PHONY: help demo test check bench image clean-machine
+.PHONY: help demo test check bench endurance image clean-machine
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ check: ## Formatting, lints, licences, generated files, shell and Lua syntax
 
 bench: ## The benchmarks, as ratios in one run on this machine
 	@tests/bench/run
+
+endurance: ## An hour of talk while every part is killed again and again; nothing may be lost or doubled
+	@tests/endurance
 
 image: ## The product's image as an archive to load, in CARTULARY_CACHE
 	@tests/image

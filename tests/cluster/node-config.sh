@@ -72,6 +72,7 @@ resolvConf: $STATE/resolv.conf
 podLogsDir: /run/node/pod-logs
 volumePluginDir: /run/kubelet-plugins
 syncFrequency: ${CLUSTER_KUBELET_SYNC:-2s}
+crashLoopBackOff: {maxContainerRestartPeriod: ${CLUSTER_RESTART_BACKOFF:-5m}}
 configMapAndSecretChangeDetectionStrategy: Watch
 nodeStatusUpdateFrequency: 2s
 serializeImagePulls: false

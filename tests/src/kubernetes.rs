@@ -3,6 +3,10 @@
 //! Everything goes through `kubectl` and `helm`, because that is what people use; pods are reached at their addresses, which the
 //! harness routes. Dropping a [`Cluster`] takes it down.
 
+pub mod archive;
+pub mod endurance;
+pub mod node;
+
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use std::fs;
@@ -33,29 +37,44 @@ pub struct Cluster {
 impl Cluster {
     /// Brings up a cluster called `name`, loads the product's image and installs the chart.
     pub fn with_product(name: &str) -> Result<Self> {
+        Self::with_values(name, &[])
+    }
+
+    /// The same with values of the chart, each as `key=value`.
+    pub fn with_values(name: &str, values: &[&str]) -> Result<Self> {
         let cluster = Self::up(name)?;
         cluster.load(&product_image()?)?;
-        cluster.helm(&[
-            "install",
+        cluster.install(values)?;
+        Ok(cluster)
+    }
+
+    /// Installs the chart, or upgrades it, and waits until the operator is there.
+    pub fn install(&self, values: &[&str]) -> Result<()> {
+        let mut arguments = vec![
+            "upgrade",
+            "--install",
             RELEASE,
             "charts/cartulary",
             "--namespace",
             SYSTEM,
             "--create-namespace",
-            "--wait",
-            "--set",
-            "image.repository=localhost/cartulary",
-            "--set",
-            "image.tag=dev",
-            "--timeout",
-            "120s",
-        ])?;
-        Ok(cluster)
+        ];
+        arguments.extend(["--wait", "--timeout", "120s"]);
+        for value in ["image.repository=localhost/cartulary", "image.tag=dev"].iter().chain(values) {
+            arguments.extend(["--set", value]);
+        }
+        self.helm(&arguments).map(drop)
+    }
+
+    /// Removes the chart's release.
+    pub fn uninstall(&self) -> Result<()> {
+        self.helm(&["uninstall", RELEASE, "--namespace", SYSTEM, "--wait", "--timeout", "120s"]).map(drop)
     }
 
     /// Brings up an empty cluster.
     pub fn up(name: &str) -> Result<Self> {
-        let printed = run(script("up").arg(name))?;
+        // Tests kill more often than a kubelet's usual patience allows for.
+        let printed = run(script("up").arg(name).env("CLUSTER_RESTART_BACKOFF", "2s"))?;
         let kubeconfig = PathBuf::from(printed.lines().last().context("up printed no kubeconfig")?);
         let environment = run(script("env").arg(name))?;
         let tools = environment
@@ -99,6 +118,11 @@ impl Cluster {
 
     /// Applies an example as its user would, from a copy of `examples/` that has passwords and the images that tests build.
     pub fn apply_example(&self, name: &str) -> Result<()> {
+        self.apply_example_with(name, "")
+    }
+
+    /// The same with further lines of the overlay's kustomization, patches for instance.
+    pub fn apply_example_with(&self, name: &str, overlay_lines: &str) -> Result<()> {
         let copy = tempfile::tempdir()?;
         run(Command::new("cp").arg("-r").arg(repository().join("examples")).arg(copy.path()))?;
         let secrets = copy.path().join("examples").join(name).join("secrets");
@@ -116,7 +140,7 @@ impl Cluster {
         fs::create_dir(&overlay)?;
         fs::write(
             overlay.join("kustomization.yaml"),
-            format!("resources: [../examples/{name}]\nimages:\n{images}"),
+            format!("resources: [../examples/{name}]\nimages:\n{images}{overlay_lines}"),
         )?;
         self.kubectl(&["apply", "-k", &overlay.to_string_lossy()]).map(drop)
     }
@@ -185,6 +209,19 @@ impl Cluster {
             Ok(pod["status"]["podIP"].as_str().filter(|_| ready && !going).map(str::to_owned))
         })?;
         Ok(SocketAddr::new(address.parse::<IpAddr>()?, 5222))
+    }
+
+    /// Names of the operator's pods that are not on their way out.
+    pub fn operators(&self) -> Result<Vec<String>> {
+        let pods = self.get(SYSTEM, "pods")?;
+        let stays = |pod: &&Value| pod["metadata"].get("deletionTimestamp").is_none();
+        let pods = pods["items"].as_array().cloned().unwrap_or_default();
+        Ok(pods
+            .iter()
+            .filter(stays)
+            .filter(|pod| pod["spec"]["containers"][0]["name"] == "operator")
+            .filter_map(|pod| pod["metadata"]["name"].as_str().map(str::to_owned))
+            .collect())
     }
 
     /// Kills the processes of the node whose program is `program` with SIGKILL; their ids are found in the node's own process table.

@@ -14,7 +14,7 @@ use cartulary_archive::record::{
 use cartulary_archive::verify::Report;
 use cartulary_compliance::config::EndpointTarget;
 use minidom::Element;
-use sqlx::Row;
+use sqlx::{PgConnection, Row};
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
@@ -28,10 +28,14 @@ pub struct Archive {
 impl Archive {
     /// Reads the archive in a database.
     pub async fn read(postgres: &Postgres, database: &str) -> Result<Self> {
-        let mut connection = postgres.connect(database).await?;
+        Self::read_from(&mut postgres.connect(database).await?).await
+    }
+
+    /// Reads the archive at the other end of a connection.
+    pub async fn read_from(connection: &mut PgConnection) -> Result<Self> {
         let mut payloads = BTreeMap::<Uuid, Vec<Payload>>::new();
         for row in sqlx::query("SELECT record_id, number, salt, bytes FROM cartulary.payload ORDER BY 1, 2")
-            .fetch_all(&mut connection)
+            .fetch_all(&mut *connection)
             .await?
         {
             let (number, salt): (i16, Vec<u8>) = (row.try_get(1)?, row.try_get(2)?);
@@ -42,7 +46,7 @@ impl Archive {
         let sql =
             "SELECT id, header FROM cartulary.record ORDER BY journal, endpoint, incarnation, sequence, id";
         let mut records = Vec::new();
-        for row in sqlx::query(sql).fetch_all(&mut connection).await? {
+        for row in sqlx::query(sql).fetch_all(&mut *connection).await? {
             let (id, header_bytes): (Uuid, Vec<u8>) = (row.try_get(0)?, row.try_get(1)?);
             let header = Header::decode(&header_bytes)?;
             records.push(Record { header_bytes, header, payloads: payloads.remove(&id).unwrap_or_default() });
