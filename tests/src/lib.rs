@@ -4,6 +4,7 @@
 pub mod bench;
 pub mod client;
 pub mod component;
+pub mod decider;
 pub mod federation;
 pub mod kubernetes;
 pub mod link;

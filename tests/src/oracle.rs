@@ -9,7 +9,7 @@ use crate::world::{DATABASE, WRITER, endpoint};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use cartulary_archive::endpoint::{Roles, Target, migrate};
 use cartulary_archive::record::{
-    Accepted, ActionCode, Body, Content, Form, Gap, Header, Outcome, Payload, Record,
+    Accepted, ActionCode, Body, Content, Delivery, Form, Gap, Header, Outcome, Payload, Record, Tally,
 };
 use cartulary_archive::verify::Report;
 use cartulary_compliance::config::EndpointTarget;
@@ -62,10 +62,14 @@ impl Archive {
         })
     }
 
+    /// Every accepted record of something that was said: an error that another server sends back bears the id of what it answers.
+    pub fn said(&self) -> impl Iterator<Item = (&Record, &Accepted)> {
+        self.accepted().filter(|(_, accepted)| accepted.message_type != "error")
+    }
+
     /// The one accepted record of the stanza with this id; more or fewer are an error.
     pub fn message(&self, stanza_id: &str) -> Result<(&Record, &Accepted)> {
-        let found: Vec<_> =
-            self.accepted().filter(|(_, a)| a.stanza_id.as_deref() == Some(stanza_id)).collect();
+        let found: Vec<_> = self.said().filter(|(_, a)| a.stanza_id.as_deref() == Some(stanza_id)).collect();
         match found.as_slice() {
             [one] => Ok(*one),
             many => bail!("the archive holds the message {stanza_id} {} times: {many:#?}", many.len()),
@@ -84,6 +88,33 @@ impl Archive {
                 _ => None,
             })
             .collect()
+    }
+
+    /// Stanza ids of what a sender (full JID) said, in the order of records.
+    #[must_use]
+    pub fn said_by(&self, sender: &str) -> Vec<&str> {
+        let by_them = |accepted: &&Accepted| accepted.from == sender;
+        let ids = self.said().map(|(_, accepted)| accepted).filter(by_them);
+        ids.filter_map(|accepted| accepted.stanza_id.as_deref()).collect()
+    }
+
+    /// What became of a message for one account, in the order it was told.
+    pub fn results(&self, stanza_id: &str, bare: &str) -> Result<Vec<&Delivery>> {
+        let (_, accepted) = self.message(stanza_id)?;
+        let told = self.outcomes(accepted.event).into_iter().flat_map(|outcome| &outcome.deliveries);
+        Ok(told.filter(|delivery| delivery.bare == bare).collect())
+    }
+
+    /// What each process of the server last counted of each day.
+    #[must_use]
+    pub fn tallies(&self) -> Vec<&Tally> {
+        let mut last = BTreeMap::new();
+        for record in &self.records {
+            if let Content::Body(Body::Tally(tally)) = &record.header.content {
+                last.insert((tally.instance.as_str(), tally.day), tally);
+            }
+        }
+        last.into_values().collect()
     }
 
     /// Every gap record.
@@ -143,6 +174,22 @@ pub fn nothing_is_unrecorded(transcript: &Transcript, archive: &Archive) -> Resu
     report(wrong)
 }
 
+/// What P3 promises: the records of each sender are in the order in which they spoke.
+pub fn each_sender_is_in_order(transcript: &Transcript, archive: &Archive) -> Result<()> {
+    let mut spoken = BTreeMap::<&str, Vec<&str>>::new();
+    for said in &transcript.said {
+        spoken.entry(&said.from).or_default().push(&said.id);
+    }
+    let mut wrong = Vec::new();
+    for (sender, ids) in spoken {
+        let archived = archive.said_by(sender);
+        if archived != ids {
+            wrong.push(format!("{sender} said {ids:?}, and the records are {archived:?}"));
+        }
+    }
+    report(wrong)
+}
+
 /// What must hold where nothing failed: whatever was said is archived exactly once, nothing else is, and nothing was refused.
 pub fn everything_is_archived_once(transcript: &Transcript, archive: &Archive) -> Result<()> {
     nothing_is_unrecorded(transcript, archive)?;
@@ -169,7 +216,7 @@ struct Message {
 
 fn by_stanza_id(archive: &Archive) -> Result<BTreeMap<&str, Vec<Message>>> {
     let mut messages = BTreeMap::<&str, Vec<Message>>::new();
-    for (record, accepted) in archive.accepted() {
+    for (record, accepted) in archive.said() {
         let id = accepted.stanza_id.as_deref().unwrap_or_default();
         let delivered = matches!(accepted.action, ActionCode::Deliver | ActionCode::Replace);
         messages.entry(id).or_default().push(Message { text: text_of(record)?, delivered });

@@ -2,12 +2,12 @@
 
 use crate::client::{Client, Received};
 use anyhow::Result;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// How a message travels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// To a user with a session.
@@ -21,7 +21,7 @@ pub enum Kind {
 }
 
 /// One message a client sent.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Said {
     /// The stanza's id, used once in a transcript.
     pub id: String,
@@ -36,7 +36,7 @@ pub struct Said {
 }
 
 /// Everything that was said and everything that came of it.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Transcript {
     /// In the order of sending, for each sender.
     pub said: Vec<Said>,
@@ -47,7 +47,7 @@ pub struct Transcript {
 }
 
 /// One message a session received.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Heard {
     /// The stanza's id.
     pub id: String,

@@ -125,20 +125,27 @@ impl World {
 
     /// The same, once it is on record too what became of the messages with these ids: outcomes are told after the fact.
     pub async fn archive_with_outcomes(&self, stanza_ids: &[&str]) -> Result<Archive> {
-        let mut found = None;
         let is_final = |archive: &Archive, id: &&str| {
             archive.message(id).is_ok_and(|(_, accepted)| {
                 archive.outcomes(accepted.event).iter().any(|outcome| outcome.is_final)
             })
         };
-        crate::process::until("the outcome of each message", async || {
-            let Ok(archive) = self.archive().await else { return false };
-            let all = stanza_ids.iter().all(|id| is_final(&archive, id));
-            found = Some(archive);
-            all
+        self.archive_when("the outcome of each message", |archive| {
+            stanza_ids.iter().all(|id| is_final(archive, id))
         })
-        .await?;
-        found.context("found")
+        .await
+    }
+
+    /// The same, once it holds what is waited for; `what` is for the error.
+    pub async fn archive_when(&self, what: &str, holds: impl Fn(&Archive) -> bool) -> Result<Archive> {
+        let mut last = None;
+        let found = crate::process::until(what, async || match self.archive().await {
+            Ok(archive) => holds(last.insert(archive)),
+            Err(_) => false,
+        })
+        .await;
+        found.with_context(|| format!("the archive at last: {last:#?}"))?;
+        last.context("found")
     }
 
     /// The world's folder.

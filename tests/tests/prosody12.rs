@@ -1,5 +1,9 @@
 //! The suites about what is said and recorded once more, on Prosody 0.12: the harness takes that version in a program of this name.
 
+#[path = "federation.rs"]
+mod federation;
+#[path = "ingress.rs"]
+mod ingress;
 #[path = "recording.rs"]
 mod recording;
 #[path = "tricks.rs"]
