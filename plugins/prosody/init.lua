@@ -32,6 +32,8 @@ end
 -- prosodyctl never fires this event.
 prosody.events.add_handler("server-starting", function ()
 	local ok, loaded, reason = pcall(function ()
+		local lacking = require "cartulary.needs".lacking();
+		if lacking then return nil, lacking; end
 		return require "core.modulemanager".load("*", "cartulary");
 	end);
 	if not ok then give_up(loaded); end

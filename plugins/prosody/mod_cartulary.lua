@@ -19,9 +19,6 @@ local modulemanager = require "core.modulemanager";
 
 local hosts = prosody.hosts;
 
--- Without it there is no link: better not to start.
-assert(pcall(require, "socket.unix"), "LuaSocket was built without Unix sockets (socket.unix), which the link to the sidecar needs");
-
 local state = module:shared("state");
 state.instance = state.instance or require "util.uuid".generate();
 state.problems = state.problems or {};
