@@ -16,13 +16,13 @@ use cartulary_archive::journal::{
     DeadLetterEntry, Journal, JournalError, JournalOptions, Limits, system_clock,
 };
 use cartulary_compliance::config::AlarmSettings;
-use cartulary_compliance::status::{ConfigStatus, JournalStatus, SidecarStatus};
+use cartulary_compliance::status::{ConfigStatus, Head, JournalStatus, SidecarStatus};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -32,6 +32,8 @@ const LINK_PATIENCE: Duration = Duration::from_secs(3);
 const BOOKS_PATIENCE: Duration = Duration::from_secs(1);
 /// Longest time the journal may take for its last sync.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+/// How old the heads in the status may be.
+const HEADS_AGE: Duration = Duration::from_secs(1);
 /// How long it is waited before a journal that could not be opened is tried again.
 const OPEN_INTERVAL: Duration = Duration::from_secs(2);
 
@@ -66,6 +68,8 @@ pub struct App {
     journal: OnceLock<Journal>,
     journal_problem: std::sync::Mutex<Option<String>>,
     drains: Drains,
+    /// What was signed last, and when it was asked for.
+    heads: std::sync::Mutex<Option<(Instant, Vec<Head>)>>,
     listening: AtomicBool,
 }
 
@@ -83,6 +87,7 @@ impl App {
             journal: OnceLock::new(),
             journal_problem: std::sync::Mutex::default(),
             drains: Drains::default(),
+            heads: std::sync::Mutex::default(),
             listening: AtomicBool::new(false),
         })
     }
@@ -133,6 +138,7 @@ impl App {
     #[must_use]
     pub fn status(&self) -> SidecarStatus {
         let mut status = self.state();
+        status.heads = self.heads();
         match embedded_archives(&self.archive) {
             Ok(archives) => status.embedded_archives = Some(archives),
             Err(error) => {
@@ -140,6 +146,20 @@ impl App {
             }
         }
         status
+    }
+
+    /// How far each stream has got, signed; no older than a second.
+    fn heads(&self) -> Vec<Head> {
+        let Some(journal) = self.journal.get() else { return Vec::new() };
+        let mut cached = self.heads.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match &*cached {
+            Some((at, heads)) if at.elapsed() < HEADS_AGE => heads.clone(),
+            _ => {
+                let heads = journal.heads();
+                *cached = Some((Instant::now(), heads.clone()));
+                heads
+            }
+        }
     }
 
     /// The same without what takes the disk or a signature.

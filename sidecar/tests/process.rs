@@ -204,6 +204,13 @@ fn a_sidecar_starts_waits_records_follows_its_configuration_and_stops() {
         let main = sidecar.status().endpoints.remove("main").unwrap_or_default();
         main.state == "Connected" && main.waiting == 0 && main.archived > 3
     });
+    sidecar.until("its head is confirmed and signed", |sidecar| {
+        let status = sidecar.status();
+        let [head] = &status.heads[..] else { return false };
+        assert_eq!((&head.journal, head.endpoint.as_str()), (&status.journal.id, "main"));
+        !head.signature.is_empty() && head.confirmed.as_ref().map(|at| at.sequence) == Some(head.sequence)
+    });
+    assert_eq!(sidecar.status().cluster, "chat/main");
     assert!(sidecar.get("/dead-letters").1.contains("\"main\":[]"));
     let (code, page) = sidecar.get("/metrics");
     assert!(code == 200 && page.contains("cartulary_recorded_total{kind=\"accepted\"} 3"), "{page}");
