@@ -10,7 +10,7 @@ use kube::api::PostParams;
 use serde_json::{Value, json};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_order_of_applying_things_starts_a_server_that_is_not_recorded() -> Result<()> {
+async fn ko_3_no_order_of_applying_things_starts_a_server_that_is_not_recorded() -> Result<()> {
     let world = World::start("order").await?;
     let refused = |error: kube::Error| error.to_string();
     let without_cluster = refused(world.pod("prosody-0").await.expect_err("no XMPPCluster"));
@@ -53,7 +53,7 @@ async fn pods_without_the_label_are_not_looked_at_and_dry_runs_leave_nothing() -
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refusal_is_an_event_of_the_cluster_and_the_controller_once_and_none_in_dry_runs() -> Result<()> {
+async fn ko_3_a_refusal_is_an_event_of_the_cluster_and_the_controller_once_and_none_in_dry_runs() -> Result<()> {
     let world = World::start("refusals").await?;
     world.endpoint("records", json!({ "type": "SQLite", "default": true })).await?;
     world.cluster(json!({})).await?;

@@ -1,7 +1,9 @@
 //! The operator against a real API server. What needs a kubelet is tested in `tests/`.
 
 mod admission;
+mod chart;
 mod definitions;
+mod glass;
 mod leading;
 mod policy;
 mod reconciling;

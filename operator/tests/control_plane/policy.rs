@@ -43,7 +43,7 @@ async fn refused_without_webhook(world: &World, pod: &Value) -> Result<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_the_webhook_a_labelled_pod_is_refused_unless_it_is_whole() -> Result<()> {
+async fn ko_3_without_the_webhook_a_labelled_pod_is_refused_unless_it_is_whole() -> Result<()> {
     let world = accepted("policy").await?;
     let injected = world.pod("prosody-0").await?;
     let webhooks = Api::<MutatingWebhookConfiguration>::all(world.client.clone());
@@ -87,7 +87,7 @@ async fn without_the_webhook_a_labelled_pod_is_refused_unless_it_is_whole() -> R
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_label_of_a_pod_says_for_all_its_life_who_records_it() -> Result<()> {
+async fn ko_3_the_label_of_a_pod_says_for_all_its_life_who_records_it() -> Result<()> {
     let world = accepted("label").await?;
     world.pod("prosody-0").await?;
     world.create::<Pod>(bare("other-0", json!({}))).await?;

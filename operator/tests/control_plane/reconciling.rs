@@ -7,6 +7,7 @@ use cartulary_compliance::status::{ConfigStatus, EndpointStatus, HostCoverage, L
 use cartulary_crds::{ArchiveEndpoint, XmppCluster};
 use cartulary_operator::reasons as reason;
 use flate2::read::GzDecoder;
+use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicyBinding;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim, Pod, Secret};
 use k8s_openapi::api::events::v1::Event;
@@ -163,12 +164,17 @@ async fn a_declaration_that_cannot_be_carried_out_leaves_the_last_good_configura
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_that_slipped_through_is_told() -> Result<()> {
     let world = World::start("slipped").await?;
-    // Made before it was labelled, so that the webhook was not asked.
+    // Made before it was labelled, so that the webhook was not asked; and somebody took the policy out.
+    let policies = Api::<ValidatingAdmissionPolicyBinding>::all(world.client.clone());
+    policies.delete(&world.webhooks(), &DeleteParams::default()).await?;
     let pod =
         json!({ "metadata": { "name": "old" }, "spec": { "containers": [{ "name": "a", "image": "a" }] } });
     world.create::<Pod>(pod).await?;
     let label = json!({ "metadata": { "labels": { "cartulary.dev/cluster": "chat" } } });
-    world.api::<Pod>().patch("old", &PatchParams::default(), &Patch::Merge(label)).await?;
+    until("the policy is not asked any more", || async {
+        Ok(world.api::<Pod>().patch("old", &PatchParams::default(), &Patch::Merge(&label)).await.ok())
+    })
+    .await?;
     world.endpoint("records", json!({ "type": "SQLite", "default": true })).await?;
     world.cluster(json!({})).await?;
     world.condition::<XmppCluster>("chat", "Covered", "False", reason::SIDECAR_MISSING).await

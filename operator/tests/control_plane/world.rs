@@ -24,14 +24,16 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 /// Far more than anything takes.
 const DEADLINE: Duration = Duration::from_secs(60);
-const NAME: &str = "operator-tests";
+/// Whoever runs these tests twice at once gives the second run another name: the first to end takes the cluster with it.
+static NAME: LazyLock<String> =
+    LazyLock::new(|| std::env::var("CARTULARY_TEST_CLUSTER").unwrap_or_else(|_| "operator-tests".to_owned()));
 
 /// The API server; it goes with the last test that uses it.
 pub struct ControlPlane {
@@ -46,7 +48,7 @@ impl ControlPlane {
         if let Some(plane) = running.upgrade() {
             return plane;
         }
-        let kubeconfig = harness(&["up", NAME, "--control-plane"])
+        let kubeconfig = harness(&["up", &NAME, "--control-plane"])
             .expect("the test cluster: tests/cluster/setup makes it");
         let plane = Arc::new(Self { kubeconfig: kubeconfig.lines().last().unwrap_or_default().into() });
         *running = Arc::downgrade(&plane);
@@ -58,7 +60,7 @@ impl Drop for ControlPlane {
     fn drop(&mut self) {
         // Nobody starts another one of the same name meanwhile.
         let _running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = harness(&["down", NAME]) {
+        if let Err(error) = harness(&["down", &NAME]) {
             eprintln!("{error:#}");
         }
     }
@@ -368,7 +370,7 @@ pub fn render(namespace: &str, values: &[&str]) -> Result<Vec<Value>> {
     let script = r#"eval "$("$1/tests/cluster/env" "$2")" && helm template "$3" "$1/charts/cartulary" --namespace "$3" "${@:4}""#;
     let root = repository();
     let output = Command::new("bash")
-        .args(["-euc", script, "bash", &root.display().to_string(), NAME, namespace])
+        .args(["-euc", script, "bash", &root.display().to_string(), &NAME, namespace])
         .args(values.iter().flat_map(|value| ["--set-json", value]))
         .env_remove("CLUSTER_KUBECONFIG")
         .output()?;

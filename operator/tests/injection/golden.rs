@@ -29,7 +29,7 @@ fn files(ending: &str) -> Vec<(String, PathBuf)> {
 }
 
 #[test]
-fn every_golden_pod_becomes_what_is_written_down() {
+fn ko_3_every_golden_pod_becomes_what_is_written_down() {
     let update = std::env::var_os("UPDATE_GOLDEN").is_some();
     let cases = files(".pod.yaml");
     for (name, path) in &cases {
@@ -66,7 +66,7 @@ const WITH_API_SERVER: [(&str, &str); 4] = [
 ];
 
 #[test]
-fn every_refusal_has_a_golden_file_or_a_test_and_a_row_in_the_docs() {
+fn ko_3_every_refusal_has_a_golden_file_or_a_test_and_a_row_in_the_docs() {
     let golden: Vec<_> = files(".refused.txt").iter().map(|(_, path)| text(path)).collect();
     let page = text(&here("../docs/resources.md"));
     let section = page.split("\n## ").find(|section| section.starts_with("Why a pod is refused"));
