@@ -183,7 +183,7 @@ pub async fn verify_anchored(
     anchors: &Anchors,
 ) -> Result<(Report, Judgement), EndpointError> {
     let mut report = read(archive, anchors).await?;
-    let judgement = judge(anchors, &[&report]);
+    let judgement = judge(anchors, &[&report], true);
     report.findings.extend(judgement.findings.iter().cloned());
     report.consistent &= judgement.findings.is_empty();
     report.completeness_proven = report.consistent && judgement.is_proven;

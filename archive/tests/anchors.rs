@@ -325,8 +325,11 @@ async fn an_endpoint_that_no_archive_holds_is_not_verified_and_never_complete() 
     // A pod's answer comes as JSON.
     let told = serde_json::to_vec(&reports).expect("JSON");
     let reports: Vec<Report> = serde_json::from_slice(&told).expect("understood");
-    assert!(judge(&anchors, &[&reports[0], &reports[1]]).is_proven);
-    let alone = judge(&anchors, &[&reports[0]]);
+    assert!(judge(&anchors, &[&reports[0], &reports[1]], true).is_proven);
+    // While one of them could not be read, nobody is accused.
+    let part = judge(&anchors, &[&reports[0]], false);
+    assert!(part.findings.is_empty() && part.not_verified.len() == 1 && !part.is_proven, "{part:#?}");
+    let alone = judge(&anchors, &[&reports[0]], true);
     assert_eq!(alone.findings.iter().map(|f| f.kind).collect::<Vec<_>>(), [FindingKind::JournalRemoved]);
 }
 

@@ -27,6 +27,12 @@ pub enum Command {
     Search(SearchArgs),
     /// Check that the archive holds what was written, unchanged and without holes
     Verify(VerifyArgs),
+    /// Count what was said, recorded and archived, node by node and day by day
+    Report(ReportArgs),
+    /// Copy an archive into one SQLite file, as evidence to be kept or verified elsewhere
+    Export(ExportArgs),
+    /// Print the anchors of XMPPClusters: what their journals signed, kept by the operator outside the archives
+    Anchors(AnchorsArgs),
     /// Make or update the tables of a PostgreSQL archive, and the rights of its two roles
     Migrate(MigrateArgs),
     /// List or retry records that an archive refused
@@ -48,9 +54,9 @@ pub struct KubeArgs {
 #[derive(clap::Args, Clone, Debug)]
 pub struct SourceArgs {
     /// An archive itself: postgres://reader@host/database?sslmode=verify-full, or sqlite:FILE. The password comes from PGPASSWORD,
-    /// --password-file or a prompt, never from here
+    /// --password-file or a prompt, never from here. May be given several times
     #[arg(long, value_name = "URL", conflicts_with_all = ["cluster", "namespace", "context"])]
-    pub archive: Option<String>,
+    pub archive: Vec<String>,
     /// The archive of this XMPPCluster; may be left out when the namespace has only one
     #[arg(long, value_name = "NAME")]
     pub cluster: Option<String>,
@@ -135,6 +141,70 @@ fn bare_jid(text: &str) -> Result<String, String> {
 pub struct VerifyArgs {
     #[command(flatten)]
     pub source: SourceArgs,
+    #[command(flatten)]
+    pub anchors: AnchorSource,
+    /// Form of the answer
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    pub output: Format,
+}
+
+/// Where anchors come from.
+#[derive(clap::Args, Clone, Debug)]
+pub struct AnchorSource {
+    /// File of anchors, as cartulary anchors prints it (- for standard input); may be given several times, the first one that knows a
+    /// journal says which key is believed. With an XMPPCluster and without files they are read from the operator's namespace
+    #[arg(long, value_name = "FILE")]
+    pub anchors: Vec<PathBuf>,
+    #[command(flatten)]
+    pub system: SystemArgs,
+}
+
+/// Where the operator is.
+#[derive(clap::Args, Clone, Debug)]
+pub struct SystemArgs {
+    /// The operator's namespace, where it keeps anchors
+    #[arg(long, value_name = "NAMESPACE", default_value = "cartulary-system")]
+    pub system_namespace: String,
+}
+
+/// `anchors`.
+#[derive(clap::Args)]
+pub struct AnchorsArgs {
+    /// Only this XMPPCluster; it need not exist any more
+    #[arg(long, value_name = "NAME")]
+    pub cluster: Option<String>,
+    #[command(flatten)]
+    pub kube: KubeArgs,
+    #[command(flatten)]
+    pub system: SystemArgs,
+}
+
+/// `export`.
+#[derive(clap::Args)]
+pub struct ExportArgs {
+    /// The archive: postgres://reader@host/database?sslmode=verify-full, or sqlite:FILE
+    #[arg(long, value_name = "URL")]
+    pub archive: String,
+    /// The file to make; it must not exist
+    #[arg(long, value_name = "FILE")]
+    pub to: PathBuf,
+    #[command(flatten)]
+    pub password: PasswordArgs,
+}
+
+/// `report`.
+#[derive(clap::Args)]
+pub struct ReportArgs {
+    #[command(flatten)]
+    pub source: SourceArgs,
+    /// From this day on (UTC): 2026-03-01, or an age such as 7d
+    #[arg(long, value_name = "TIME", value_parser = time::parse, allow_hyphen_values = true)]
+    pub since: Option<Timestamp>,
+    /// Up to the day of this moment
+    #[arg(long, value_name = "TIME", value_parser = time::parse, allow_hyphen_values = true)]
+    pub until: Option<Timestamp>,
+    #[command(flatten)]
+    pub anchors: AnchorSource,
     /// Form of the answer
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     pub output: Format,

@@ -6,13 +6,13 @@ use anyhow::{Context, anyhow, bail};
 use cartulary_compliance::names::{ADMIN_PORT, SIDECAR_CONTAINER, label};
 use cartulary_compliance::status::SidecarStatus;
 use cartulary_crds::{GROUP, VERSION};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 use kube::api::{Api, ApiResource, AttachParams, DynamicObject, GroupVersionKind, ListParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config, ResourceExt};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 
 /// How long one sidecar may take to answer.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -94,6 +94,17 @@ impl Kubernetes {
         Ok(pods)
     }
 
+    /// ConfigMaps with these labels, in any namespace.
+    pub async fn config_maps(&self, namespace: &str, labels: &str) -> anyhow::Result<Vec<ConfigMap>> {
+        let mut maps = Api::<ConfigMap>::namespaced(self.client.clone(), namespace)
+            .list(&ListParams::default().labels(labels))
+            .await
+            .map_err(|error| explain(error, "ConfigMap"))?
+            .items;
+        maps.sort_by_key(ResourceExt::name_any);
+        Ok(maps)
+    }
+
     /// What a pod's sidecar says of itself.
     pub async fn sidecar_status(&self, pod: &Pod) -> anyhow::Result<SidecarStatus> {
         let answer = self.ask_sidecar(pod, http::Method::GET, "status").await?;
@@ -121,12 +132,20 @@ impl Kubernetes {
             })
     }
 
-    /// Runs our binary in a pod's sidecar. Needs `get` or `create` on `pods/exec`: which one depends on the version of Kubernetes.
-    pub async fn run_in_sidecar(&self, pod: &Pod, command: &[String]) -> anyhow::Result<Remote> {
+    /// Runs our binary in a pod's sidecar, with `input` as its standard input. Needs `get` or `create` on `pods/exec`: which one depends on the version of Kubernetes.
+    pub async fn run_in_sidecar(
+        &self,
+        pod: &Pod,
+        command: &[String],
+        input: Option<Vec<u8>>,
+    ) -> anyhow::Result<Remote> {
         sidecar_runs(pod)?;
         let api = Api::<Pod>::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
-        let params =
-            AttachParams::default().container(SIDECAR_CONTAINER).stdin(false).stdout(true).stderr(true);
+        let params = AttachParams::default()
+            .container(SIDECAR_CONTAINER)
+            .stdin(input.is_some())
+            .stdout(true)
+            .stderr(true);
         let mut process = api
             .exec(&pod.name_any(), command, &params)
             .await
@@ -136,6 +155,13 @@ impl Kubernetes {
         else {
             bail!("the API server gave no output of the command in the sidecar");
         };
+        if let (Some(input), Some(mut stdin)) = (input, process.stdin()) {
+            // What cannot be written, the command complains of; not every server passes the end of it on, so nobody waits for one.
+            tokio::spawn(async move {
+                let _ = stdin.write_all(&input).await;
+                let _ = stdin.flush().await;
+            });
+        }
         let complaint = tokio::spawn(async move {
             let mut text = String::new();
             let mut stderr = stderr;

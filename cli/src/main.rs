@@ -6,9 +6,11 @@
 //! Exit codes: 0 all is well; 1 it looked and found something wrong; 2 it was asked wrongly or could not look.
 //! Messages are printed to whoever asked and nowhere else: there is no log of what was found (P8).
 
+mod anchors;
 mod archive;
 mod args;
 mod dead_letters;
+mod export;
 mod kubernetes;
 mod merge;
 mod message;
@@ -16,6 +18,7 @@ mod migrate;
 mod output;
 mod password;
 mod pods;
+mod report;
 mod search;
 mod source;
 mod status;
@@ -75,6 +78,9 @@ async fn run(args: args::Args) -> anyhow::Result<Found> {
         args::Command::Status(args) => status::run(args).await,
         args::Command::Search(args) => search::run(args).await,
         args::Command::Verify(args) => verify::run(args).await,
+        args::Command::Report(args) => report::run(args).await,
+        args::Command::Export(args) => export::run(args).await,
+        args::Command::Anchors(args) => anchors::run(args).await,
         args::Command::Migrate(args) => migrate::run(args).await,
         args::Command::DeadLetters(args) => dead_letters::run(args).await,
     }

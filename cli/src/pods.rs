@@ -14,12 +14,16 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::api::DynamicObject;
 use std::collections::{BTreeMap, BTreeSet};
+use tokio::io::AsyncReadExt;
 
 /// Embedded archives of a cluster.
 pub struct Pods {
-    kubernetes: Kubernetes,
+    /// The Kubernetes cluster they are in.
+    pub kubernetes: Kubernetes,
     /// `namespace/name` of the XMPPCluster.
     pub cluster: String,
+    /// Its name.
+    pub name: String,
     pods: Vec<Pod>,
     /// The archives that are read: in which pod, of which endpoint.
     pub archives: Vec<(Pod, String)>,
@@ -77,25 +81,61 @@ impl Pods {
             let why = if unread.is_empty() { "no pod of it has one".to_owned() } else { unread.join("; ") };
             bail!("no archive of XMPPCluster {namespace}/{name} can be read from here: {why}");
         }
-        Ok(Self { kubernetes, cluster: format!("{namespace}/{name}"), pods, archives, unread })
+        Ok(Self { kubernetes, cluster: format!("{namespace}/{name}"), name, pods, archives, unread })
     }
 
-    /// Runs `cartulary ARGUMENT…` on an embedded archive of one pod.
-    pub async fn run(&self, pod: &Pod, endpoint: &str, arguments: &[String]) -> anyhow::Result<Remote> {
+    /// Runs `cartulary ARGUMENT…` on an embedded archive of one pod, with `input` as its standard input.
+    pub async fn run(
+        &self,
+        pod: &Pod,
+        endpoint: &str,
+        arguments: &[String],
+        input: Option<Vec<u8>>,
+    ) -> anyhow::Result<Remote> {
         let mut command = vec!["cartulary".to_owned()];
         command.extend_from_slice(arguments);
         command.push(format!("--archive=sqlite:{}", embedded_file(endpoint)));
-        self.kubernetes.run_in_sidecar(pod, &command).await
+        self.kubernetes.run_in_sidecar(pod, &command, input).await
+    }
+
+    /// The whole answer of such a run; a code of 2 or more is an error, one of 1 is not.
+    pub async fn answer(
+        &self,
+        pod: &Pod,
+        endpoint: &str,
+        arguments: &[String],
+        input: Option<Vec<u8>>,
+    ) -> anyhow::Result<Vec<u8>> {
+        let (mut stdout, end) = self.run(pod, endpoint, arguments, input).await?.split();
+        let mut answer = Vec::new();
+        stdout.read_to_end(&mut answer).await?;
+        let (code, complaint) = end.wait().await?;
+        match code {
+            Some(0 | 1) => Ok(answer),
+            Some(code) => bail!("the command there ended with code {code}: {}", complaint.trim()),
+            None => bail!("the connection was lost before the command there ended"),
+        }
+    }
+
+    /// Records that wait by pod, for those whose sidecars answer; and the names of those whose do not.
+    pub async fn waiting_by_pod(&self) -> (BTreeMap<String, u64>, Vec<String>) {
+        let (mut waiting, mut silent) = (BTreeMap::new(), Vec::new());
+        for pod in &self.pods {
+            match self.kubernetes.sidecar_status(pod).await {
+                Ok(status) => {
+                    let sum = status.endpoints.values().map(|endpoint| endpoint.waiting).sum();
+                    waiting.insert(pod.name_any(), sum);
+                }
+                Err(_) => silent.push(pod.name_any()),
+            }
+        }
+        (waiting, silent)
     }
 
     /// How many records wait on the pods' disks, not archived yet; `None` when a pod does not say.
     pub async fn waiting(&self) -> Option<u64> {
-        let mut sum = 0;
-        for pod in &self.pods {
-            let status = self.kubernetes.sidecar_status(pod).await.ok()?;
-            sum += status.endpoints.values().map(|endpoint| endpoint.waiting).sum::<u64>();
-        }
-        Some(sum)
+        let (waiting, silent) = self.waiting_by_pod().await;
+        silent.is_empty().then(|| waiting.values().sum())
     }
 }
 

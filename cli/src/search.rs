@@ -21,15 +21,17 @@ use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 pub async fn run(args: SearchArgs) -> anyhow::Result<Found> {
     let (mut sources, mut unread, mut pods) = (Vec::new(), Vec::new(), None);
     match Source::of(&args.source).await? {
-        Source::Archive(location) => {
-            let messages = archive::search(&location, &args.terms).await?;
-            sources.push(merge::Source { name: "the archive".into(), messages });
+        Source::Archives(locations) => {
+            for location in &locations {
+                let messages = archive::search(location, &args.terms).await?;
+                sources.push(merge::Source { name: "the archive".into(), messages });
+            }
         }
         Source::Pods(found) => {
             unread.extend_from_slice(&found.unread);
             for (pod, endpoint) in &found.archives {
                 let name = format!("pod {}, endpoint {endpoint}", pod.name_any());
-                match found.run(pod, endpoint, &remote_arguments(&args.terms)).await {
+                match found.run(pod, endpoint, &remote_arguments(&args.terms), None).await {
                     Ok(remote) => sources.push(merge::Source { name, messages: messages_of(remote) }),
                     Err(error) => unread.push(format!("{name}: {error:#}")),
                 }

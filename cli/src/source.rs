@@ -1,4 +1,4 @@
-//! Which archives a command reads: one given by its URL, or those of an XMPPCluster's pods.
+//! Which archives a command reads: those given by their URLs, or those of an XMPPCluster's pods.
 
 use crate::args::SourceArgs;
 use crate::password;
@@ -19,8 +19,8 @@ pub enum Location {
 
 /// What a command reads.
 pub enum Source {
-    /// One archive.
-    Archive(Location),
+    /// Archives given by their URLs.
+    Archives(Vec<Location>),
     /// The embedded archives of a cluster's pods.
     Pods(Pods),
 }
@@ -28,12 +28,15 @@ pub enum Source {
 impl Source {
     /// Finds out what `args` mean; asks for a password where one is needed.
     pub async fn of(args: &SourceArgs) -> anyhow::Result<Self> {
-        match &args.archive {
-            Some(url) => {
-                Location::parse(url, |prompt| password::of(&args.password, prompt)).map(Self::Archive)
-            }
-            None => Ok(Self::Pods(Pods::of(args).await?)),
+        if args.archive.is_empty() {
+            return Ok(Self::Pods(Pods::of(args).await?));
         }
+        let locations = args
+            .archive
+            .iter()
+            .map(|url| Location::parse(url, |prompt| password::of(&args.password, prompt)))
+            .collect::<Result<_, _>>()?;
+        Ok(Self::Archives(locations))
     }
 }
 

@@ -1,12 +1,14 @@
 //! The binary itself on a real archive file, written by journal and drain as a sidecar does.
 
+use cartulary_archive::anchors::{AnchorsFile, JournalAnchors};
 use cartulary_archive::drain::{Drain, DrainOptions};
 use cartulary_archive::endpoint::{Roles, SqlEndpoint, Target, migrate};
+use cartulary_archive::head::{Mark, Signer, Statement, sign};
 use cartulary_archive::journal::{Journal, JournalOptions, system_clock};
 use cartulary_archive::record::{Accepted, ActionCode, Body, Draft, Outcome, RecipientEntry, new_event_id};
 use cartulary_compliance::direction::Direction;
 use cartulary_compliance::link::{Delivery, DeliveryResult, Ingress, Recipient, Target as Addressee};
-use sqlx::Connection;
+use sqlx::{Connection, Row};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
@@ -142,7 +144,7 @@ async fn an_untouched_archive_is_consistent_and_a_changed_word_is_found() {
     let file = archive(dir.path()).await;
     let output = cartulary(&file, &["verify"]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
-    let last = "consistent, completeness not proven: no anchors are kept yet";
+    let last = "consistent, completeness not proven: no anchors were given";
     assert_eq!(text(&output).lines().last(), Some(last));
 
     let mut database =
@@ -159,6 +161,91 @@ async fn an_untouched_archive_is_consistent_and_a_changed_word_is_found() {
         "{}",
         text(&output)
     );
+}
+
+/// A file of anchors for the last record of the archive.
+async fn anchors(dir: &Path, archive: &Path) -> PathBuf {
+    let mut database =
+        sqlx::SqliteConnection::connect(&format!("sqlite:{}", archive.display())).await.expect("a file");
+    let sql = "SELECT journal, incarnation, endpoint, sequence, hash FROM record ORDER BY id DESC LIMIT 1";
+    let last = sqlx::query(sql).fetch_one(&mut database).await.expect("a record");
+    let sequence: i64 = last.get(3);
+    let mark = Mark {
+        sequence: sequence.unsigned_abs(),
+        hash: last.get::<Vec<u8>, _>(4).try_into().expect("32 bytes"),
+    };
+    let statement = Statement {
+        journal: last.get(0),
+        incarnation: last.get(1),
+        endpoint: last.get(2),
+        last: mark,
+        confirmed: Some(mark),
+        closed: true,
+        at_nanos: 0,
+    };
+    let signer = Signer::from_seed(&[1; 32]);
+    let journal = JournalAnchors {
+        journal: statement.journal.to_string(),
+        node: "prosody-0".into(),
+        cluster: "chat/chat".into(),
+        public_key: hex(&signer.public_key()),
+        heads: vec![sign(&signer, &statement)],
+    };
+    let file = AnchorsFile { journals: vec![journal], ..Default::default() };
+    let path = dir.join("anchors.json");
+    std::fs::write(&path, serde_json::to_vec(&file).expect("JSON")).expect("written");
+    path
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[tokio::test]
+async fn ev_1_a_copy_is_verified_offline_with_anchors_and_a_cut_off_end_is_named() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = archive(dir.path()).await;
+    let anchors = format!("--anchors={}", anchors(dir.path(), &file).await.display());
+    let copy = dir.path().join("copy.sqlite");
+    let to = format!("--to={}", copy.display());
+    let output = cartulary(&file, &["export", &to]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!(cartulary(&file, &["export", &to]).status.code(), Some(2), "it is there already");
+
+    let output = cartulary(&copy, &["verify", &anchors]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!(text(&output).lines().last(), Some("consistent and complete up to 1970-01-01T00:00:00Z"));
+
+    let mut database =
+        sqlx::SqliteConnection::connect(&format!("sqlite:{}", copy.display())).await.expect("a file");
+    let cut = "DELETE FROM record WHERE sequence = (SELECT max(sequence) FROM record)";
+    sqlx::query(cut).execute(&mut database).await.expect("deleted");
+    database.close().await.expect("closed");
+    // Without anchors nobody can tell.
+    assert_eq!(cartulary(&copy, &["verify"]).status.code(), Some(0));
+    let output = cartulary(&copy, &["verify", &anchors]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let shown = text(&output);
+    assert!(shown.contains("cut off after record") && shown.contains("NOT consistent"), "{shown}");
+    let output = cartulary(&copy, &["verify", &anchors, "--output=json"]);
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(told[1]["judgement"]["findings"][0]["kind"], "cut-off", "{told}");
+}
+
+#[tokio::test]
+async fn ev_2_messages_that_nobody_counted_are_a_mismatch() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = archive(dir.path()).await;
+    let output = cartulary(&file, &["report"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let shown = text(&output);
+    assert!(
+        shown.contains("WRONG: 1970-01-02 prosody-0: 1 message(s) are archived, and nothing was counted"),
+        "{shown}"
+    );
+    assert!(shown.trim_end().lines().last().is_some_and(|line| line.starts_with("NOT EQUAL")), "{shown}");
+    let output = cartulary(&file, &["report", "--since=1980-01-01"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
 }
 
 #[test]

@@ -86,9 +86,10 @@ impl Judgement {
     }
 }
 
-/// Holds `anchors` against what was read of all archives together.
+/// Holds `anchors` against what was read of all archives together. `is_whole` says whether all of them could be read: where one could
+/// not, a journal of which nothing was found may be in that one.
 #[must_use]
-pub fn judge(anchors: &Anchors, reports: &[&Report]) -> Judgement {
+pub fn judge(anchors: &Anchors, reports: &[&Report], is_whole: bool) -> Judgement {
     let mut judge = Judge::default();
     judge.collect(reports);
     judge.result.findings.clone_from(&anchors.findings);
@@ -96,7 +97,7 @@ pub fn judge(anchors: &Anchors, reports: &[&Report]) -> Judgement {
     let mut newest: Option<i64> = None;
     for (journal, anchored) in &anchors.journals {
         for endpoint in anchored.endpoints.keys() {
-            let last = judge.endpoint(*journal, endpoint, anchored);
+            let last = judge.endpoint(*journal, endpoint, anchored, is_whole);
             newest = newest.max(last.at_nanos);
             if !last.is_finished {
                 unfinished = Some(unfinished.unwrap_or(i64::MAX).min(last.at_nanos.unwrap_or_default()));
@@ -161,7 +162,7 @@ impl Judge {
         }
     }
 
-    fn endpoint(&mut self, journal: Uuid, endpoint: &str, anchored: &Anchored) -> Last {
+    fn endpoint(&mut self, journal: Uuid, endpoint: &str, anchored: &Anchored, is_whole: bool) -> Last {
         let incarnations = &anchored.endpoints[endpoint];
         let statements = || incarnations.values().flatten();
         let newest = statements().max_by_key(|statement| statement.at_nanos);
@@ -179,9 +180,13 @@ impl Judge {
                 time(statement.at_nanos),
                 mark.sequence
             );
-            if self.held.keys().any(|stream| stream.endpoint == endpoint) {
-                let sentence =
-                    format!("{who}: nothing of it is there, and {had}: the whole journal was removed");
+            if !is_whole {
+                let sentence = format!("{who}: {had}, and it is in none of those that could be read");
+                self.result.not_verified.push(sentence);
+            } else if self.held.keys().any(|stream| stream.endpoint == endpoint) {
+                let sentence = format!(
+                    "{who}: nothing of it is there, and {had}: the whole journal was removed, or an archive of this endpoint was not given"
+                );
                 self.find(FindingKind::JournalRemoved, statement, Some(0), sentence);
             } else {
                 self.result.not_verified.push(format!(
