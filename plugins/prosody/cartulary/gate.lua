@@ -184,7 +184,7 @@ end
 -- Tells a message that the server itself made.
 local function tell(host, event)
 	local ok, problem = pcall(function ()
-		if link.ready and link.tell(wire.EVENT, (describe.describe(ids.new(), describe.INTERNAL, host, nil, event.stanza))) then return; end
+		if link.ready and link.post((describe.describe(ids.new(), describe.INTERNAL, host, nil, event.stanza))) then return; end
 		link.count_delivered();
 	end);
 	if not ok then notices.hook_failed("internal message", problem); end

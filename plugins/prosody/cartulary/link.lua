@@ -130,6 +130,12 @@ function link.tell(kind, body)
 	return true;
 end
 
+-- Tells an event that nobody waits for: a message of the server's own. Returns whether it was handed to the link.
+function link.post(body)
+	if not link.ready or unsent() + #body > MAX_UNSENT then return false; end
+	return link.tell(wire.EVENT, body);
+end
+
 -- Writes what was kept, as much as the socket takes; the rest follows when it has taken that.
 local function catch_up()
 	while link.ready and not kept:empty() and unsent() < CONGESTED do conn:write(kept:pop()); end
