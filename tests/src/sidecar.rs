@@ -7,6 +7,7 @@ use cartulary_compliance::status::{EndpointStatus, SidecarStatus};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use rustix::process::Signal;
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
 use std::net::SocketAddr;
@@ -107,6 +108,26 @@ impl Sidecar {
         self.process.as_ref().context("it does not run")?.signal(signal)
     }
 
+    /// Makes its disk hang: no sync returns until the process that is given back is interrupted or dropped. Writes go on.
+    pub async fn hang_disk(&self) -> Result<Process> {
+        let id = self.id().context("it does not run")?;
+        let mut command = on_this_machine(Path::new("strace"));
+        command
+            .args(["-f", "-p", &id.to_string(), "-o", "/dev/null", "-e", "trace=fsync,fdatasync"])
+            .args(["-e", "inject=fsync,fdatasync:delay_enter=600000000"]);
+        let mut tracer = Process::start("what makes the disk hang", &mut command, &self.dir.join("tracer"))?;
+        let is_traced = |task: &Path| {
+            let status = fs::read_to_string(task.join("status")).unwrap_or_default();
+            !status.contains("TracerPid:\t0\n")
+        };
+        let tasks = format!("/proc/{id}/task");
+        let attached = async || {
+            fs::read_dir(&tasks).is_ok_and(|tasks| tasks.flatten().all(|task| is_traced(&task.path())))
+        };
+        tracer.until("every thread to be traced", attached).await?;
+        Ok(tracer)
+    }
+
     /// Stops it as the kubelet does first.
     pub async fn stop(&mut self) -> Result<()> {
         if let Some(mut process) = self.process.take() {
@@ -146,6 +167,40 @@ impl Sidecar {
     /// Status code and body of a page of the admin port.
     pub async fn page(&self, path: &str) -> Result<(u16, String)> {
         fetch(self.admin, path).await
+    }
+
+    /// The alarms on its metrics page: name, and the endpoint it is about, empty where it is about none.
+    pub async fn alarms(&self) -> Result<BTreeSet<(String, String)>> {
+        let (_, page) = self.page("/metrics").await?;
+        let label = |line: &str, name: &str| {
+            let rest = line.split_once(&format!("{name}=\""))?.1;
+            Some(rest.split_once('"')?.0.to_owned())
+        };
+        let raised = page.lines().filter(|line| line.starts_with("cartulary_alarm{") && line.ends_with(" 1"));
+        Ok(raised.filter_map(|line| Some((label(line, "alarm")?, label(line, "endpoint")?))).collect())
+    }
+
+    /// Waits until it raises the alarm `name`, or, if not `raised`, until it does not.
+    pub async fn alarm(&self, name: &str, raised: bool) -> Result<()> {
+        let what = format!("{} the alarm {name}", if raised { "" } else { "the end of" });
+        let there = async || {
+            self.alarms().await.is_ok_and(|all| all.iter().any(|(alarm, _)| alarm == name) == raised)
+        };
+        let found = until(&what, there).await;
+        found.with_context(|| format!("its log: {}", self.log()))
+    }
+
+    /// The value of a line of its metrics page; `series` is the name with its labels.
+    pub async fn metric(&self, series: &str) -> Result<f64> {
+        let (_, page) = self.page("/metrics").await?;
+        let value = page.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        Ok(value.with_context(|| format!("{series} is not in\n{page}"))?.parse()?)
+    }
+
+    /// What it logged, all its processes on this folder: one JSON object for each line.
+    pub fn log_lines(&self) -> Result<Vec<serde_json::Value>> {
+        let log = fs::read_to_string(self.dir.join("log"))?;
+        Ok(log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
     }
 
     /// Waits until its status says what `condition` wants, and returns it.
