@@ -273,16 +273,24 @@ mod tests {
     }
 
     #[test]
-    fn every_certificate_is_trusted_from_a_while_before_it_is_made_until_it_expires() {
-        let mut material = made();
+    fn ko_3_every_certificate_is_trusted_from_a_while_before_it_is_made_until_it_expires() {
+        // With the second a certificate is due three days after an authority has joined.
+        for days in [5 * 365, 1_795] {
+            let lives = Lives { authority: Duration::from_secs(days * DAY), ..LIVES };
+            rotate(lives, (1..3 * days).map(day));
+        }
+    }
+
+    fn rotate(lives: Lives, times: impl Iterator<Item = SystemTime>) {
+        let mut material = renew(None, &names(), lives, day(0)).expect("made").expect("new");
         let mut certificates = vec![(material.certificate.clone(), material.expires)];
         let mut bundles = vec![(seconds(day(0)), material.bundle())];
         let (mut most, first) = (0, material.bundle());
-        for now in (1..15 * 365).map(day) {
-            if let Some(next) = renewed(&material, now) {
+        for now in times {
+            if let Some(next) = renew(Some(&material), &names(), lives, now).expect("renewed") {
                 if next.certificate != material.certificate {
                     // Who was told days ago and not since trusts it too.
-                    let long_ago = seconds(now) - LIVES.settle().as_secs();
+                    let long_ago = seconds(now) - lives.settle().as_secs();
                     let known = bundles.iter().rev().find(|(told, _)| *told <= long_ago).or(bundles.first());
                     assert!(trusts(&known.expect("told").1, &next.certificate, now));
                     certificates.push((next.certificate.clone(), next.expires));
