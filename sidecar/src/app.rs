@@ -109,9 +109,7 @@ impl App {
         if !self.listening.load(Ordering::Relaxed) {
             problems.push("the event link is not open".to_owned());
         }
-        if self.journal.get().is_none() {
-            problems.push(self.journal_status().problem.unwrap_or_default());
-        }
+        problems.extend(self.not_open());
         problems
     }
 
@@ -123,7 +121,7 @@ impl App {
         if state.current.is_none() {
             problems.push(state.problem.unwrap_or_else(|| "no configuration was read yet".into()));
         }
-        problems.extend(self.journal_status().problem);
+        problems.extend(self.not_open().or_else(|| self.journal_status().problem));
         problems.extend(self.link.coverage().problems());
         problems
     }
@@ -224,14 +222,20 @@ impl App {
         if let Some(journal) = self.journal.get() {
             return JournalStatus { ephemeral, ..journal.status() };
         }
-        let problem = self.journal_problem.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-        JournalStatus {
-            problem: Some(
-                problem.unwrap_or_else(|| "the journal is opened when there is a configuration".into()),
-            ),
-            ephemeral,
-            ..JournalStatus::default()
-        }
+        JournalStatus { problem: self.opening_problem(), ephemeral, ..JournalStatus::default() }
+    }
+
+    /// Why the journal is not open; that it was not tried yet is no alarm.
+    fn not_open(&self) -> Option<String> {
+        let why = || {
+            self.opening_problem()
+                .unwrap_or_else(|| "the journal is opened when there is a configuration".into())
+        };
+        self.journal.get().is_none().then(why)
+    }
+
+    fn opening_problem(&self) -> Option<String> {
+        self.journal_problem.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
     /// Opens the journal as soon as a configuration says whose it is; tries again while it cannot be opened.

@@ -219,6 +219,7 @@ fn a_sidecar_starts_waits_records_follows_its_configuration_and_stops() {
     sidecar.until("the loss is told", |sidecar| sidecar.get("/readyz").0 == 503);
     let (code, log) = sidecar.stop();
     assert_eq!(code, Some(0), "{log}");
+    assert!(!log.contains("JournalUnwritable"), "a journal that is about to be opened is no alarm: {log}");
     assert!(log.contains("the journal is closed"), "{log}");
     assert!(!log.contains(SAID) && !log.contains("romeo"), "the log tells what was said, or by whom: {log}");
     assert!(!path.join("link.sock").exists());

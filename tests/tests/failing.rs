@@ -146,6 +146,9 @@ async fn ma_10_the_loss_of_the_database_its_return_and_a_queue_that_fills_are_to
         let lines = world.sidecar.log_lines()?.into_iter();
         Ok(lines.filter(|line| line["message"] == message && line["alarm"] == alarm).collect())
     };
+    say(&mut transcript, &anna, &ben, 5).await?;
+    world.sidecar.drained().await?;
+    assert!(world.sidecar.alarms().await?.is_empty(), "all is well");
     assert!(told(&world, "an alarm is raised", "ArchiveUnreachable")?.is_empty());
     world.postgres.stop().await?;
     world.sidecar.alarm("ArchiveUnreachable", true).await?;
