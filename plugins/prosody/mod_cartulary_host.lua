@@ -39,6 +39,7 @@ watch("s2sout-established", function (event) later.established(event.session); e
 if users then
 	wrap("pre-stanza", intake.before_clients);
 	wrap("message/offline/handle", gate.to_offline(host));
+	wrap("message/offline/broadcast", later.empty_store);
 
 	-- Only here the mechanism is known; kept with the session for its notices.
 	watch("authentication-success", function (event)

@@ -343,9 +343,8 @@ end
 function gate.to_offline(host)
 	return function (handlers, name, event)
 		local held = scope.current();
-		if not held or not held.deliveries then return handlers(name, event); end
 		local result = later.store(held, handlers, name, event);
-		if result then outcome.stored(held, event.username.."@"..host); end
+		if held and result then outcome.stored(held, event.username.."@"..host); end
 		return result;
 	end
 end

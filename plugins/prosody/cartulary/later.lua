@@ -2,7 +2,8 @@
 -- never acknowledged, those stored for somebody away. Told with the event id, whenever it happens.
 --
 -- A stored message carries its event id as its first child, in a namespace of ours: so it survives a restart, and goes with the message
--- wherever the store keeps it. The filter of every client's session takes it off before anything is sent.
+-- wherever the store keeps it. The filter of every client's session takes it off when the store is emptied, and only then: what a
+-- user says in that namespace is a user's word. Every message gets the child, so that the first is never a user's.
 
 local scope = require "cartulary.scope";
 local outcome = require "cartulary.outcome";
@@ -150,10 +151,10 @@ end
 
 local xmlns = "urn:cartulary:event";
 
--- Calls handlers(name, event), which may store the message, with its event id in it.
+-- Calls handlers(name, event), which may store the message, with its event id in it, if `held` has one to tell of.
 function later.store(held, handlers, name, event)
 	local stanza = event.stanza;
-	local mark = st.stanza("event", { xmlns = xmlns }):text(ids.text(held.event_id));
+	local mark = st.stanza("event", { xmlns = xmlns }):text(held and held.deliveries and ids.text(held.event_id) or "");
 	table.insert(stanza, 1, mark);
 	table.insert(stanza.tags, 1, mark);
 	local ok, result = pcall(handlers, name, event);
@@ -163,10 +164,22 @@ function later.store(held, handlers, name, event)
 	return result;
 end
 
--- Whether this message comes from a store.
+local emptying = setmetatable({}, weak); -- coroutines that deliver from the store
+
+-- Wraps message/offline/broadcast: what was stored is sent to a session.
+function later.empty_store(handlers, name, event)
+	local thread = coroutine.running();
+	emptying[thread] = true;
+	local ok, result = pcall(handlers, name, event);
+	emptying[thread] = nil;
+	if not ok then error(result, 0); end
+	return result;
+end
+
+-- Whether this message comes from the store now.
 function later.is_stored(stanza)
 	local first = stanza.tags[1];
-	return first ~= nil and first.attr.xmlns == xmlns;
+	return first ~= nil and first.attr.xmlns == xmlns and emptying[coroutine.running()] == true;
 end
 
 -- Takes the id off a stored message and tells that `session` gets it.

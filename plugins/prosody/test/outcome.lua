@@ -24,7 +24,14 @@ end });
 module_of("cartulary.recipients", { USER = 1, ROOM = 2, OCCUPANT = 3 });
 module_of("util.jid", { bare = function (jid) return jid and jid:match("^[^/]*"); end, host = function (jid) return jid:match("@([^/]*)"); end });
 module_of("util.time", { now = function () return 1; end });
-for _, name in ipairs { "cartulary.scope", "cartulary.notices", "cartulary.ids", "util.stanza" } do module_of(name, {}); end
+module_of("util.random", {});
+module_of("util.stanza", { stanza = function (name, attr)
+	local element = { name = name, attr = attr, tags = {} };
+	function element:text(text) self[1] = text; return self; end
+	function element:get_text() return self[1]; end
+	return element;
+end });
+for _, name in ipairs { "cartulary.scope", "cartulary.notices" } do module_of(name, {}); end
 
 local outcome = require "cartulary.outcome";
 local later = require "cartulary.later";
@@ -100,6 +107,42 @@ function tests.a_room_with_someone_far_away_is_final_when_that_is_known()
 	assert(#told == 1 and not told[1].final);
 	later.established(session);
 	assert(#told == 2 and told[2].final);
+end
+
+local function stored_message(first)
+	local stanza = { name = "message", attr = {}, tags = { first }, first };
+	return stanza;
+end
+local session = { full_jid = "ben@x/desk", resource = "desk" };
+
+function tests.ma_5_a_stored_message_is_told_by_its_id_when_it_is_delivered_and_carries_none_then()
+	local held, stanza, in_store = message(), stored_message(), nil;
+	later.store(held, function (_, event)
+		in_store = { name = "message", attr = {}, event.stanza[1], tags = { event.stanza.tags[1] } };
+		return true;
+	end, "message/offline/handle", { stanza = stanza });
+	assert(not stanza[1] and not stanza.tags[1] and in_store.tags[1]);
+	assert(not later.is_stored(in_store), "not while the store is left alone");
+	later.empty_store(function ()
+		assert(later.is_stored(in_store));
+		later.unstore(in_store, session);
+	end);
+	assert(not in_store[1] and not in_store.tags[1]);
+	assert(#told == 1 and told[1].id == held.event_id and told[1].final and told[1][1].result == outcome.FROM_STORE);
+	assert(told[1][1].resources[1] == "desk");
+end
+
+function tests.what_a_user_says_in_our_namespace_stays_a_users_word()
+	local forged = { name = "event", attr = { xmlns = "urn:cartulary:event" }, get_text = function () return ("0"):rep(32); end };
+	local stanza, in_store = stored_message(forged), nil;
+	assert(not later.is_stored(stanza));
+	-- Nothing is to be told of it, and it is stored all the same.
+	later.store(nil, function (_, event)
+		in_store = { name = "message", attr = {}, event.stanza[1], event.stanza[2], tags = { table.unpack(event.stanza.tags) } };
+		return true;
+	end, "message/offline/handle", { stanza = stanza });
+	later.empty_store(function () later.unstore(in_store, session); end);
+	assert(#told == 0 and in_store[1] == forged and in_store.tags[1] == forged and #in_store.tags == 1);
 end
 
 local failed = 0;
