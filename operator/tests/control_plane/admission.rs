@@ -53,7 +53,7 @@ async fn pods_without_the_label_are_not_looked_at_and_dry_runs_leave_nothing() -
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ko_3_a_refusal_is_an_event_of_the_cluster_and_the_controller_once_and_none_in_dry_runs() -> Result<()> {
+async fn ko_3_a_refusal_is_told_once_as_an_event_and_not_in_dry_runs() -> Result<()> {
     let world = World::start("refusals").await?;
     world.endpoint("records", json!({ "type": "SQLite", "default": true })).await?;
     world.cluster(json!({})).await?;

@@ -33,7 +33,7 @@ async fn is_recorded(world: &World, deleted: Option<&Pod>) -> Result<bool> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ko_3_with_the_operator_away_a_server_starts_only_knowingly_unrecorded_and_that_shows() -> Result<()> {
+async fn ko_3_with_the_operator_away_a_server_starts_unrecorded_only_knowingly() -> Result<()> {
     let service = TcpListener::bind("127.0.0.1:0").await?;
     let port = service.local_addr()?.port();
     let world = World::without_operator("glass", port).await?;

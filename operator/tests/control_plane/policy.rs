@@ -63,7 +63,8 @@ async fn ko_3_without_the_webhook_a_labelled_pod_is_refused_unless_it_is_whole()
         Ok(world.api::<Pod>().create(&dry, &pod).await.err().map(|error| error.to_string()))
     };
     assert_eq!(attempt(&whole).await?, None);
-    let broken: [(&str, fn(&mut Value)); 5] = [
+    type Break = fn(&mut Value);
+    let broken: [(&str, Break); 5] = [
         ("no sidecar", |pod| pod["spec"]["initContainers"] = json!([])),
         ("not a native one", |pod| pod["spec"]["initContainers"][0]["restartPolicy"] = Value::Null),
         ("another name", |pod| pod["spec"]["initContainers"][0]["name"] = json!("something")),
