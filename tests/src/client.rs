@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::io::{AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -95,7 +95,10 @@ impl Client {
     }
 
     /// A session on a stream that is past its login.
-    pub(crate) fn on_stream(jid: &str, writer: TcpStream, stream: XmlStream<Io, Element>) -> Self {
+    pub(crate) fn on_stream<Io>(jid: &str, writer: TcpStream, stream: XmlStream<Io, Element>) -> Self
+    where
+        Io: AsyncBufRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let inbox = Arc::new(Inbox::default());
         let reader = tokio::spawn(read(stream, inbox.clone()));
         Self { jid: jid.to_owned(), outlet: Outlet::Stream(writer.into()), inbox, reader }
@@ -123,7 +126,7 @@ impl Client {
 
     /// Makes an account by in-band registration (XEP-0077) on a stream of its own. An account that exists is no error.
     pub async fn register(server: SocketAddr, domain: &str, user: &str, password: &str) -> Result<()> {
-        let (mut writer, stream) = open(server, CLIENT, domain).await?;
+        let (mut writer, stream) = open(server, domain).await?;
         let (_, mut stream): (_, XmlStream<_, Element>) = stream.recv_features().await?;
         let iq = format!(
             "<iq type='set' id='r'><query xmlns='jabber:iq:register'><username>{}</username><password>{}</password></query></iq>",
@@ -233,9 +236,15 @@ impl Client {
         self.request("get", None, "<ping xmlns='urn:xmpp:ping'/>").await.map(|_| ())
     }
 
-    /// The same for a component, which has no account to ping: it asks the server at `host`.
+    /// The same for a component, which has no account to ping and has to say who it is: it asks the server at `host`.
     pub async fn settle_at(&self, host: &str) -> Result<()> {
-        self.request("get", Some(host), "<ping xmlns='urn:xmpp:ping'/>").await.map(|_| ())
+        let (id, me) = (uuid::Uuid::now_v7().to_string(), &self.jid);
+        self.raw(&format!(
+            "<iq type='get' id='{id}' from='{me}' to='{host}'><ping xmlns='urn:xmpp:ping'/></iq>"
+        ))
+        .await?;
+        self.wait("the answer to a ping", |e| (e.name() == "iq" && e.attr("id") == Some(&id)).then_some(()))
+            .await
     }
 
     /// Waits until some stanza, seen already or to come, makes `pick` say something. `what` is for the error.
@@ -369,9 +378,9 @@ fn child<'a>(stanza: &'a Element, name: &str) -> Option<&'a Element> {
     stanza.get_child(name, stanza.ns().as_str())
 }
 
-pub(crate) type Io = BufReader<TcpStream>;
+type Io = BufReader<TcpStream>;
 
-fn header(domain: &str) -> StreamHeader<'static> {
+pub(crate) fn header(domain: &str) -> StreamHeader<'static> {
     StreamHeader { to: Some(domain.to_owned().into()), from: None, id: None }
 }
 
@@ -389,7 +398,7 @@ pub(crate) async fn authenticate(
     password: &str,
 ) -> Result<(TcpStream, XmlStream<Io, Element>)> {
     let (user, domain, _) = parts(jid)?;
-    let (writer, stream) = open(server, CLIENT, domain).await?;
+    let (writer, stream) = open(server, domain).await?;
     let (features, stream): (_, XmppStream<_>) = stream.recv_features().await?;
     // PLAIN where it is offered: a SCRAM exchange costs a debug build a tenth of a second.
     let plain = features.sasl_mechanisms.iter().any(|m| m == "PLAIN");
@@ -404,23 +413,18 @@ pub(crate) async fn authenticate(
     Ok((writer, stream))
 }
 
-/// A stream of this namespace to `domain`. The socket is there twice: tokio-xmpp's stream reads (and writes during login), the
-/// other handle writes afterwards.
-pub(crate) async fn open(
-    server: SocketAddr,
-    namespace: &'static str,
-    domain: &str,
-) -> Result<(TcpStream, PendingFeaturesRecv<Io>)> {
+// The socket twice: tokio-xmpp's stream reads (and writes during login), the other handle writes afterwards.
+async fn open(server: SocketAddr, domain: &str) -> Result<(TcpStream, PendingFeaturesRecv<Io>)> {
     let socket = TcpStream::connect(server).await.with_context(|| format!("no XMPP server at {server}"))?;
     socket.set_nodelay(true)?;
     let socket = socket.into_std()?;
     let writer = TcpStream::from_std(socket.try_clone()?)?;
     let io = BufReader::new(TcpStream::from_std(socket)?);
-    let stream = initiate_stream(io, namespace, header(domain), Timeouts::default()).await?;
+    let stream = initiate_stream(io, CLIENT, header(domain), Timeouts::default()).await?;
     Ok((writer, stream))
 }
 
-async fn read(mut stream: XmlStream<Io, Element>, inbox: Arc<Inbox>) {
+async fn read<Io: AsyncBufRead + AsyncWrite + Unpin>(mut stream: XmlStream<Io, Element>, inbox: Arc<Inbox>) {
     loop {
         match stream.next().await {
             Some(Ok(stanza)) => inbox.put(stanza),

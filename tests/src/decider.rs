@@ -6,9 +6,7 @@ use crate::client::DEADLINE;
 use crate::process::{repository, run};
 use crate::prosody::{Prosody, Setup};
 use anyhow::{Context, Result, anyhow};
-use cartulary_compliance::link::{
-    Action, Event, Frame, PROTOCOL, Settings, Unanswered, Verdict, Welcome,
-};
+use cartulary_compliance::link::{Action, Event, Frame, PROTOCOL, Settings, Unanswered, Verdict, Welcome};
 use std::fs;
 use std::path::Path;
 use std::process::Command;

@@ -6,7 +6,7 @@
 use crate::process::folder;
 use crate::prosody::own_address;
 use anyhow::{Context, Result};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -35,6 +35,8 @@ impl Federation {
         let authority_key = KeyPair::generate()?;
         let mut authority = CertificateParams::new(Vec::new())?;
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // Named apart from what it signs, or that would look signed by itself.
+        authority.distinguished_name.push(DnType::CommonName, "Authority of the tests");
         fs::write(dir.path().join("ca.crt"), authority.self_signed(&authority_key)?.pem())?;
         let issuer = Issuer::new(authority, authority_key);
         let mut hosts = String::new();
@@ -42,7 +44,9 @@ impl Federation {
         for domain in domains {
             let names = names(domain);
             let key = KeyPair::generate()?;
-            let certificate = CertificateParams::new(names.to_vec())?.signed_by(&key, &issuer)?;
+            let mut certificate = CertificateParams::new(names.to_vec())?;
+            certificate.distinguished_name.push(DnType::CommonName, *domain);
+            let certificate = certificate.signed_by(&key, &issuer)?;
             fs::write(dir.path().join(format!("{domain}.crt")), certificate.pem())?;
             fs::write(dir.path().join(format!("{domain}.key")), key.serialize_pem())?;
             let address = own_address()?;

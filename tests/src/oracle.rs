@@ -7,12 +7,14 @@ use crate::postgres::{PASSWORD, Postgres, SUPERUSER};
 use crate::transcript::Transcript;
 use crate::world::{DATABASE, WRITER, endpoint};
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use cartulary_archive::count::{Days, Known};
 use cartulary_archive::endpoint::{Roles, Target, migrate};
 use cartulary_archive::record::{
-    Accepted, ActionCode, Body, Content, Delivery, Form, Gap, Header, Outcome, Payload, Record, Tally,
+    Accepted, ActionCode, Body, Content, Form, Gap, Header, Outcome, Payload, Record, Tally,
 };
 use cartulary_archive::verify::Report;
 use cartulary_compliance::config::EndpointTarget;
+use cartulary_compliance::link::Delivery;
 use minidom::Element;
 use sqlx::{PgConnection, Row};
 use std::collections::BTreeMap;
@@ -257,7 +259,14 @@ pub async fn tables(postgres: &Postgres, database: &str) -> Result<Vec<String>> 
     Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)
 }
 
-fn owner(postgres: &Postgres, database: &str) -> Target {
+/// The archive in [`DATABASE`], with all rights.
+pub async fn open(postgres: &Postgres) -> Result<cartulary_archive::endpoint::Archive> {
+    Ok(cartulary_archive::endpoint::Archive::open(&owner(postgres, DATABASE)).await?)
+}
+
+/// The database as its superuser reaches it.
+#[must_use]
+pub fn owner(postgres: &Postgres, database: &str) -> Target {
     let EndpointTarget::PostgreSql(mut target) = endpoint(postgres, database).target else {
         unreachable!("the tests' endpoints are PostgreSQL");
     };
@@ -290,8 +299,14 @@ impl Verified {
     }
 }
 
+/// What the archive in [`DATABASE`] says was said, recorded and archived, once every server has counted its last.
+pub async fn counts(postgres: &Postgres) -> Result<cartulary_archive::count::Report> {
+    let mut archive = cartulary_archive::endpoint::Archive::open(&owner(postgres, DATABASE)).await?;
+    let counted = cartulary_archive::count::read(&mut archive, Days::default()).await?;
+    Ok(cartulary_archive::count::judge(&[counted], &Known::default()))
+}
+
 /// Verifies the archive in [`DATABASE`].
 pub async fn verify(postgres: &Postgres) -> Result<Verified> {
-    let mut archive = cartulary_archive::endpoint::Archive::open(&owner(postgres, DATABASE)).await?;
-    Ok(Verified(cartulary_archive::verify::verify(&mut archive).await?))
+    Ok(Verified(cartulary_archive::verify::verify(&mut open(postgres).await?).await?))
 }

@@ -16,7 +16,14 @@ async fn world() -> Result<World> {
 }
 
 // Says something as one of the component's addresses.
-async fn say_as(bot: &Client, transcript: &mut Transcript, from: &str, kind: Kind, to: &str, text: &str) -> Result<String> {
+async fn say_as(
+    bot: &Client,
+    transcript: &mut Transcript,
+    from: &str,
+    kind: Kind,
+    to: &str,
+    text: &str,
+) -> Result<String> {
     let id = fresh_id();
     let stanza_type = if kind == Kind::Room { "groupchat" } else { "chat" };
     bot.raw(&format!(
@@ -42,10 +49,12 @@ async fn ma_1_what_an_external_component_says_and_is_told_is_on_record() -> Resu
     let room = world.room("lobby");
     anna.join(&room, "Anna").await?;
     bot.raw(&format!("<presence from='{clerk}' to='{room}/Clerk'><x xmlns='http://jabber.org/protocol/muc'><history maxstanzas='0'/></x></presence>")).await?;
-    anna.wait("the clerk in the room", |e| (e.attr("from") == Some(&format!("{room}/Clerk"))).then_some(())).await?;
+    anna.wait("the clerk in the room", |e| (e.attr("from") == Some(&format!("{room}/Clerk"))).then_some(()))
+        .await?;
 
     let mut transcript = Transcript::default();
-    let to_ben = say_as(&bot, &mut transcript, &clerk, Kind::OneToOne, ben.bare(), "your number is 17").await?;
+    let to_ben =
+        say_as(&bot, &mut transcript, &clerk, Kind::OneToOne, ben.bare(), "your number is 17").await?;
     ben.answer_to(&to_ben).await?;
     let to_room = say_as(&bot, &mut transcript, &clerk, Kind::Room, &room, "number 17, please").await?;
     anna.answer_to(&to_room).await?;
@@ -89,7 +98,9 @@ async fn ma_1_sessions_over_websocket_and_bosh_are_recorded_as_any_other() -> Re
         client.join(&room, nick).await?;
     }
     let mut transcript = Transcript::default();
-    for (from, to) in [(&anna, &ben), (&ben, &cleo), (&cleo, &anna), (&ben, &anna), (&anna, &cleo), (&cleo, &ben)] {
+    for (from, to) in
+        [(&anna, &ben), (&ben, &cleo), (&cleo, &anna), (&ben, &anna), (&anna, &cleo), (&cleo, &ben)]
+    {
         for text in ["plain", "שלום 👩🏽‍💻 <&>'\"", "]]> &amp; </message>"] {
             let id = transcript.say(from, Kind::OneToOne, to.bare(), text).await?;
             assert_eq!(to.answer_to(&id).await?.body.as_deref(), Some(text));
@@ -111,7 +122,8 @@ async fn ma_1_sessions_over_websocket_and_bosh_are_recorded_as_any_other() -> Re
 }
 
 #[tokio::test]
-async fn ma_5_one_delivery_to_several_clients_of_one_user_is_one_record_whatever_they_came_by() -> Result<()> {
+async fn ma_5_one_delivery_to_several_clients_of_one_user_is_one_record_whatever_they_came_by() -> Result<()>
+{
     let world = world().await?;
     let anna = world.client("anna/desk").await?;
     let bens = [
@@ -135,7 +147,11 @@ async fn ma_5_one_delivery_to_several_clients_of_one_user_is_one_record_whatever
         ben.settle().await?;
     }
     let carbons = |client: &Client| -> usize {
-        client.seen().iter().filter(|e| e.children().any(|c| c.ns() == "urn:xmpp:carbons:2" && e.name() == "message")).count()
+        client
+            .seen()
+            .iter()
+            .filter(|e| e.children().any(|c| c.ns() == "urn:xmpp:carbons:2" && e.name() == "message"))
+            .count()
     };
     assert_eq!(bens.each_ref().map(carbons), [2, 1, 1]);
 
@@ -169,10 +185,13 @@ async fn ma_5_a_stream_that_breaks_and_is_taken_up_again_costs_no_record_and_add
     transcript.hear(&ben);
     ben.cut().await?;
     for n in 0..3 {
-        ids.push(transcript.say(&anna, Kind::OneToOne, &world.jid("ben/desk"), &format!("while away {n}")).await?);
+        ids.push(
+            transcript.say(&anna, Kind::OneToOne, &world.jid("ben/desk"), &format!("while away {n}")).await?,
+        );
     }
     anna.settle().await?;
-    let ben = Client::resume(world.prosody.address(), &world.jid("ben/desk"), PASSWORD, &resumption, &seen).await?;
+    let ben =
+        Client::resume(world.prosody.address(), &world.jid("ben/desk"), PASSWORD, &resumption, &seen).await?;
     ids.push(transcript.say(&anna, Kind::OneToOne, ben.bare(), "after").await?);
     ben.answer_to(&ids[6]).await?;
     let heard: Vec<_> = ben.messages().into_iter().map(|message| message.id).collect();
@@ -184,7 +203,10 @@ async fn ma_5_a_stream_that_breaks_and_is_taken_up_again_costs_no_record_and_add
     each_sender_is_in_order(&transcript, &archive)?;
     for id in &ids {
         let results = archive.results(id, ben.bare())?;
-        ensure!(!results.is_empty() && results.iter().all(|d| d.result == DeliveryResult::Delivered), "{id}: {results:?}");
+        ensure!(
+            !results.is_empty() && results.iter().all(|d| d.result == DeliveryResult::Delivered),
+            "{id}: {results:?}"
+        );
         ensure!(results.iter().all(|d| d.resources == ["desk"]), "{id}: {results:?}");
     }
     Ok(())
@@ -233,24 +255,30 @@ async fn ma_1_an_announcement_is_on_record_for_everybody_who_got_it() -> Result<
         .await?;
     let (anna, ben, cleo) =
         (world.client("anna/desk").await?, world.client("ben/desk").await?, world.client("cleo/desk").await?);
-    anna.message(&format!("{DOMAIN}/announce/online"), "headline", "m-all", "the lift is out of order").await?;
+    anna.message(&format!("{DOMAIN}/announce/online"), "headline", "m-all", "the lift is out of order")
+        .await?;
     for client in [&ben, &cleo] {
         client.answer_to("m-all").await?;
     }
     let named = |archive: &cartulary_tests::oracle::Archive| -> BTreeSet<String> {
-        let with_text = archive.accepted().filter(|(record, _)| {
-            text_of(record).is_ok_and(|text| text == "the lift is out of order")
-        });
+        let with_text = archive
+            .accepted()
+            .filter(|(record, _)| text_of(record).is_ok_and(|text| text == "the lift is out of order"));
         with_text
             .flat_map(|(_, accepted)| {
                 let meant = accepted.recipients.iter().map(|recipient| recipient.bare.clone());
-                let told = archive.outcomes(accepted.event).into_iter().flat_map(|outcome| &outcome.deliveries);
-                meant.chain(told.map(|delivery| delivery.bare.clone()).collect::<Vec<_>>()).collect::<Vec<_>>()
+                let told =
+                    archive.outcomes(accepted.event).into_iter().flat_map(|outcome| &outcome.deliveries);
+                meant
+                    .chain(told.map(|delivery| delivery.bare.clone()).collect::<Vec<_>>())
+                    .collect::<Vec<_>>()
             })
             .collect()
     };
     let all = [ben.bare().to_owned(), cleo.bare().to_owned()];
-    let archive = world.archive_when("everybody's name on record", |a| all.iter().all(|bare| named(a).contains(bare))).await?;
+    let archive = world
+        .archive_when("everybody's name on record", |a| all.iter().all(|bare| named(a).contains(bare)))
+        .await?;
     // The admin's own word is one record, addressed to the server.
     let (_, accepted) =
         archive.accepted().find(|(_, a)| a.from == anna.jid()).context("the admin's message")?;
@@ -259,7 +287,8 @@ async fn ma_1_an_announcement_is_on_record_for_everybody_who_got_it() -> Result<
 }
 
 #[tokio::test]
-async fn ma_4_ad_hoc_and_persistent_rooms_are_recorded_alike_and_history_is_not_recorded_again() -> Result<()> {
+async fn ma_4_ad_hoc_and_persistent_rooms_are_recorded_alike_and_history_is_not_recorded_again() -> Result<()>
+{
     let mut world = world().await?;
     let (ad_hoc, kept) = (world.room("ad-hoc"), world.room("kept"));
     let mut transcript = Transcript::default();
@@ -272,8 +301,13 @@ async fn ma_4_ad_hoc_and_persistent_rooms_are_recorded_alike_and_history_is_not_
     let form = "<query xmlns='http://jabber.org/protocol/muc#owner'><x xmlns='jabber:x:data' type='submit'><field var='FORM_TYPE'><value>http://jabber.org/protocol/muc#roomconfig</value></field><field var='muc#roomconfig_persistentroom'><value>1</value></field></x></query>";
     anna.request("set", Some(&kept), form).await?;
     // A subject is something said, too.
-    anna.raw(&format!("<message to='{kept}' type='groupchat' id='m-subject'><subject>Agenda</subject></message>")).await?;
-    let subject = |e: &minidom::Element| e.get_child("subject", "jabber:client").filter(|s| s.text() == "Agenda").map(|_| ());
+    anna.raw(&format!(
+        "<message to='{kept}' type='groupchat' id='m-subject'><subject>Agenda</subject></message>"
+    ))
+    .await?;
+    let subject = |e: &minidom::Element| {
+        e.get_child("subject", "jabber:client").filter(|s| s.text() == "Agenda").map(|_| ())
+    };
     ben.wait("the subject", subject).await?;
     for room in [&ad_hoc, &kept] {
         for (from, to) in [(&anna, &ben), (&ben, &anna)] {
@@ -293,7 +327,9 @@ async fn ma_4_ad_hoc_and_persistent_rooms_are_recorded_alike_and_history_is_not_
         let (_, accepted) = archive.message(&said.id)?;
         let real: BTreeSet<_> = accepted.recipients.iter().map(|r| r.bare.as_str()).collect();
         assert_eq!(real, BTreeSet::from([anna.bare(), ben.bare()]), "{said:?}");
-        assert!(accepted.recipients.iter().all(|r| r.occupant.as_ref().is_some_and(|o| o.starts_with(&said.to))));
+        assert!(
+            accepted.recipients.iter().all(|r| r.occupant.as_ref().is_some_and(|o| o.starts_with(&said.to)))
+        );
     }
     drop((anna, ben));
 
@@ -303,10 +339,15 @@ async fn ma_4_ad_hoc_and_persistent_rooms_are_recorded_alike_and_history_is_not_
     world.covered().await?;
     let before = world.archive().await?.accepted().count();
     let cleo = world.client("cleo/desk").await?;
-    cleo.raw(&format!("<presence to='{kept}/Ace'><x xmlns='http://jabber.org/protocol/muc'/></presence>")).await?;
+    cleo.raw(&format!("<presence to='{kept}/Ace'><x xmlns='http://jabber.org/protocol/muc'/></presence>"))
+        .await?;
     cleo.wait("the room's subject", subject).await?;
     cleo.settle().await?;
-    ensure!(cleo.messages().iter().any(|m| m.body.as_deref() == Some("for the minutes")), "{:?}", cleo.messages());
+    ensure!(
+        cleo.messages().iter().any(|m| m.body.as_deref() == Some("for the minutes")),
+        "{:?}",
+        cleo.messages()
+    );
     assert_eq!(world.archive().await?.accepted().count(), before);
     Ok(())
 }
@@ -318,7 +359,9 @@ async fn ma_5_what_was_stored_and_later_delivered_is_one_record_that_says_both()
     let mut transcript = Transcript::default();
     let mut ids = Vec::new();
     for n in 0..3 {
-        ids.push(transcript.say(&anna, Kind::Offline, &format!("ben@{DOMAIN}"), &format!("for later {n}")).await?);
+        ids.push(
+            transcript.say(&anna, Kind::Offline, &format!("ben@{DOMAIN}"), &format!("for later {n}")).await?,
+        );
     }
     anna.settle().await?;
     let ben = world.client("ben/tablet").await?;
@@ -364,7 +407,8 @@ async fn p3_records_keep_the_order_of_what_was_said_over_all_ingresses() -> Resu
         anna.answer_to(&id).await?;
     }
     let archive = world.archive().await?;
-    let recorded: Vec<_> = archive.accepted().filter_map(|(_, accepted)| accepted.stanza_id.as_deref()).collect();
+    let recorded: Vec<_> =
+        archive.accepted().filter_map(|(_, accepted)| accepted.stanza_id.as_deref()).collect();
     let said: Vec<_> = transcript.said.iter().map(|said| said.id.as_str()).collect();
     assert_eq!(recorded, said);
 
@@ -375,7 +419,8 @@ async fn p3_records_keep_the_order_of_what_was_said_over_all_ingresses() -> Resu
     }
     for n in 0..40 {
         for (from, to) in [(&anna, &ben), (&ben, &cleo), (&cleo, &anna)] {
-            let (kind, to) = if n % 3 == 0 { (Kind::Room, room.as_str()) } else { (Kind::OneToOne, to.bare()) };
+            let (kind, to) =
+                if n % 3 == 0 { (Kind::Room, room.as_str()) } else { (Kind::OneToOne, to.bare()) };
             transcript.say(from, kind, to, &format!("flood {n}")).await?;
         }
         for voice in ["one", "two"] {
