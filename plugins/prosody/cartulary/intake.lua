@@ -38,15 +38,29 @@ local function malformed(kind, attr, stanza)
 	return attr.from ~= nil and not jid_prep(attr.from);
 end
 
+local function before(origin, stanza)
+	streams.remember(origin);
+	return origin.type ~= "c2s" and may_not_say(origin, stanza);
+end
+
+local function nobody_was_asked(stanza, kind, ends)
+	if ends or malformed(kind, stanza.attr, stanza) then counts.ended(stanza); else counts.went_by(stanza); end
+end
+
+-- Counts are told wrong rather than that a message is lost: the gate asks about it whatever happens here.
+local function guarded(f, ...)
+	local ok, result = pcall(f, ...);
+	if ok then return result; end
+	notices.hook_failed("intake", result);
+	return nil;
+end
+
 -- Handles a message of a stream, on a coroutine that may wait.
 local function process(origin, stanza)
 	local kind = origin.type;
-	local ends = kind ~= "c2s" and may_not_say(origin, stanza);
-	streams.remember(origin);
+	local ends = guarded(before, origin, stanza);
 	local ok, problem = xpcall(server_process, debug.traceback, origin, stanza);
-	if counts.is_open(stanza) then
-		if ends or not ok or malformed(kind, stanza.attr, stanza) then counts.ended(stanza); else counts.went_by(stanza); end
-	end
+	if counts.is_open(stanza) then guarded(nobody_was_asked, stanza, kind, ends or not ok); end
 	if not ok then error(problem, 0); end -- not ours, to be seen where it would have been without us
 end
 
@@ -100,11 +114,11 @@ end);
 intake.FILTER_PRIORITY = -1000000;
 function intake.filter(stanza, session)
 	if stanza.name ~= "message" or stanza.attr.xmlns then return stanza; end
-	counts.said(stanza);
+	guarded(counts.said, stanza);
 	-- A transport that cannot stop reading (BOSH) fills the session's queue while its first message waits.
 	local queue = session.thread and session.thread.queue;
 	if queue and #queue > 0 and link.settings and #queue >= link.settings.max_waiting then
-		return intake.refuse(session, stanza);
+		return guarded(intake.refuse, session, stanza); -- nil
 	end
 	return stanza;
 end
