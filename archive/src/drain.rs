@@ -2,7 +2,8 @@
 //!
 //! Invariants: a record is confirmed only after its endpoint has it durably, or after it was kept aside as a dead letter;
 //! nothing is passed over silently. A batch that is refused is halved until the records that are at fault stand alone. An
-//! archive that holds less than it had confirmed is refilled from what the journal keeps.
+//! archive that holds less than it had confirmed is refilled from what the journal keeps: its last confirmed record is asked for
+//! again and again, and now and then all of this process's are counted (EV-2).
 
 use crate::endpoint::{Endpoint, EndpointError, WriteReport};
 use crate::journal::{DeadLetterError, Journal, JournalError, JournalReader, MissingRange, Position, Stored};
@@ -13,7 +14,12 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+/// A connection that comes and goes does not have the archive counted more often than this.
+const COUNT_AGAIN: Duration = Duration::from_secs(60);
 
 /// How a drain goes about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +34,8 @@ pub struct DrainOptions {
     pub pause_max: Duration,
     /// How often an idle connection is tried.
     pub idle: Duration,
+    /// How often the records of this process's stream are counted in the archive (EV-2), besides after connecting.
+    pub count_every: Duration,
 }
 
 impl Default for DrainOptions {
@@ -38,6 +46,7 @@ impl Default for DrainOptions {
             pause_min: Duration::from_millis(250),
             pause_max: Duration::from_secs(30),
             idle: Duration::from_secs(15),
+            count_every: Duration::from_secs(3600),
         }
     }
 }
@@ -52,6 +61,12 @@ pub struct Drain<E> {
     failures: u32,
     /// Records still to be written before an archive that went back holds again what it had confirmed.
     refilling: u64,
+    /// When the archive's records were counted last; `None` before, and when it is to be done next.
+    counted: Option<Instant>,
+    /// Records that were found missing by counting and that the journal does not keep any more.
+    missing: u64,
+    /// What counting found missing is being written again.
+    mending: bool,
 }
 
 /// What others see of a drain.
@@ -174,6 +189,9 @@ impl<E: Endpoint> Drain<E> {
             handle: handle.clone(),
             failures: 0,
             refilling: 0,
+            counted: None,
+            missing: 0,
+            mending: false,
         };
         (drain, handle)
     }
@@ -190,7 +208,7 @@ impl<E: Endpoint> Drain<E> {
                 Ended::Endpoint(error) => self.handle.say(error.reason(), error.to_string()),
                 Ended::Journal(message) => {
                     tracing::error!(endpoint = self.name, "the drain waits for the journal: {message}");
-                    self.handle.say(reason::CONNECTED, format!("waits for the journal: {message}"));
+                    self.handle.say(reason::PENDING, format!("waits for the journal: {message}"));
                 }
             }
             let pause = self.pause();
@@ -221,9 +239,14 @@ impl<E: Endpoint> Drain<E> {
 
     async fn try_work(&mut self) -> Result<std::convert::Infallible, Ended> {
         self.endpoint.connect().await?;
-        self.check_position().await?;
+        if self.counted.is_some_and(|at| at.elapsed() >= COUNT_AGAIN) {
+            self.counted = None;
+        }
+        if !self.check_position().await? {
+            self.check_count().await?;
+        }
         self.say_connected();
-        let mut reader = self.journal.reader(&self.name);
+        let mut reader = self.fresh_reader();
         loop {
             let retry = Arc::clone(&self.handle.retry);
             let batch = tokio::select! {
@@ -242,6 +265,9 @@ impl<E: Endpoint> Drain<E> {
                     }
                 }
             }
+            if self.check_count().await? {
+                reader = self.fresh_reader();
+            }
             self.failures = 0;
             self.journal.reap();
             self.say_connected();
@@ -254,7 +280,8 @@ impl<E: Endpoint> Drain<E> {
 
     fn say_connected(&self) {
         if self.refilling == 0 {
-            self.handle.say(reason::CONNECTED, "connected and archiving".to_owned());
+            let about = self.endpoint.about();
+            self.handle.say(reason::CONNECTED, format!("connected and archiving: {about}"));
         } else {
             let message = format!(
                 "the archive holds less than it had confirmed, as if restored from a backup; {} records are written again",
@@ -267,12 +294,8 @@ impl<E: Endpoint> Drain<E> {
     /// Compares the archive with the cursor; refills it if it went back. Returns whether it did.
     async fn check_position(&mut self) -> Result<bool, Ended> {
         let Some(confirmed) = self.journal.queue(&self.name).confirmed else { return Ok(false) };
-        let stream = StreamId {
-            journal: self.journal.id(),
-            endpoint: self.name.clone(),
-            incarnation: confirmed.incarnation,
-        };
-        let there = self.endpoint.position(&stream).await?;
+        let stream = self.stream(confirmed.incarnation);
+        let there = self.endpoint.position(&stream, confirmed.sequence, &confirmed.hash).await?;
         match there {
             Some((sequence, hash)) if sequence == confirmed.sequence && hash != confirmed.hash => {
                 let message = format!(
@@ -284,7 +307,10 @@ impl<E: Endpoint> Drain<E> {
             Some((sequence, _)) if sequence >= confirmed.sequence => return Ok(false),
             _ => {}
         }
-        if self.are_kept_aside(&confirmed, there.map_or(0, |(sequence, _)| sequence + 1)).await? {
+        let aside = self.aside(&confirmed).await?;
+        // An archive that never took them has not lost them.
+        let first = there.map_or(0, |(sequence, _)| sequence + 1);
+        if (first..=confirmed.sequence).all(|sequence| aside.contains(&sequence)) {
             return Ok(false);
         }
         let archived = there.map(|(sequence, _)| (confirmed.incarnation, sequence));
@@ -305,15 +331,63 @@ impl<E: Endpoint> Drain<E> {
         Ok(true)
     }
 
-    /// Whether every record from `first` on was refused: an archive that never took them has not lost them.
-    async fn are_kept_aside(&self, confirmed: &StreamEnd, first: u64) -> Result<bool, Ended> {
-        if self.journal.queue(&self.name).dead_letters == 0 {
+    fn stream(&self, incarnation: Uuid) -> StreamId {
+        StreamId { journal: self.journal.id(), endpoint: self.name.clone(), incarnation }
+    }
+
+    /// Sequences up to what is confirmed that the archive was never given: refused alone, or damaged in the journal.
+    async fn aside(&self, confirmed: &StreamEnd) -> Result<BTreeSet<u64>, Ended> {
+        let mut aside = self.journal.passed_over(&self.name, confirmed.incarnation);
+        if self.journal.queue(&self.name).dead_letters > 0 {
+            let letters = self.journal.dead_letters(&self.name).await?;
+            let letters = letters.iter().filter(|letter| letter.incarnation == confirmed.incarnation);
+            aside.extend(letters.map(|letter| letter.sequence));
+        }
+        aside.retain(|sequence| *sequence <= confirmed.sequence);
+        Ok(aside)
+    }
+
+    /// Compares how many records the archive holds of this process's stream with how many it has confirmed (EV-2), and has what the
+    /// journal keeps written again if some are gone. Returns whether it did.
+    async fn check_count(&mut self) -> Result<bool, Ended> {
+        let is_due = self.counted.is_none_or(|at| at.elapsed() >= self.options.count_every);
+        let confirmed = self.journal.queue(&self.name).confirmed;
+        let Some(confirmed) = confirmed.filter(|end| end.incarnation == self.journal.incarnation()) else {
+            return Ok(false);
+        };
+        if !is_due || self.refilling > 0 {
             return Ok(false);
         }
-        let letters = self.journal.dead_letters(&self.name).await?;
-        let letters = letters.iter().filter(|letter| letter.incarnation == confirmed.incarnation);
-        let aside: BTreeSet<u64> = letters.map(|letter| letter.sequence).collect();
-        Ok((first..=confirmed.sequence).all(|sequence| aside.contains(&sequence)))
+        let aside = self.aside(&confirmed).await?.len() as u64;
+        let held = self.endpoint.count(&self.stream(confirmed.incarnation), confirmed.sequence).await?;
+        self.counted = Some(Instant::now());
+        let expected = (confirmed.sequence + 1).saturating_sub(aside);
+        let missing = expected.saturating_sub(held);
+        let mended = std::mem::take(&mut self.mending);
+        if missing <= self.missing {
+            return Ok(false);
+        }
+        if !mended {
+            tracing::error!(
+                endpoint = self.name,
+                held,
+                expected,
+                "records that the archive had confirmed are gone from it; what the journal keeps is written again"
+            );
+            self.refilling = self.journal.rewind(&self.name, None).await?.available;
+            if self.refilling > 0 {
+                // Counted again as soon as that is done.
+                (self.counted, self.mending) = (None, true);
+                self.say_connected();
+                return Ok(true);
+            }
+        }
+        self.missing = missing;
+        self.handle.lose(format!(
+            "the archive holds {held} of {expected} records that it had confirmed, and the journal does not keep the others any \
+             more: run cartulary verify, which names them, and restore a backup that has them"
+        ));
+        Ok(false)
     }
 
     /// Writes a batch, halving what is refused.

@@ -94,14 +94,19 @@ pub async fn export(
 
 async fn insert(copy: &mut SqliteConnection, record: &ArchivedRecord) -> Result<(), sqlx::Error> {
     let columns = &record.projection;
-    let names: Vec<&str> =
-        ["id", "header", "hash", "previous"].into_iter().chain(UUIDS).chain(INTS).chain(TEXTS).collect();
+    let names: Vec<&str> = ["id", "header", "hash", "previous", "parser"]
+        .into_iter()
+        .chain(UUIDS)
+        .chain(INTS)
+        .chain(TEXTS)
+        .collect();
     let sql = statement("record", &names);
     let mut query = sqlx::query(AssertSqlSafe(sql))
         .bind(record.id)
         .bind(record.header.clone())
         .bind(record.hash.clone())
-        .bind(record.previous.clone());
+        .bind(record.previous.clone())
+        .bind(record.parser);
     for value in columns.uuids {
         query = query.bind(value);
     }

@@ -238,7 +238,8 @@ mod tests {
     #[test]
     fn nothing_of_a_head_can_be_changed() {
         let good = sign(&signer(), &statement());
-        let changes: [(fn(&mut Head), HeadError); 16] = [
+        type Change = fn(&mut Head);
+        let changes: [(Change, HeadError); 16] = [
             (|head| head.journal = head.incarnation.clone(), HeadError::Signature),
             (|head| head.incarnation = head.journal.clone(), HeadError::Signature),
             (|head| head.endpoint.push('x'), HeadError::Signature),

@@ -65,11 +65,11 @@ async fn a_streams_position_is_its_last_record() {
     for place in Place::both().await {
         let mut endpoint = place.connected().await;
         let stream = &records[0].record.header.stream;
-        assert_eq!(endpoint.position(stream).await.expect("asked"), None);
+        assert_eq!(endpoint.position(stream, 9, &[0; 32]).await.expect("asked"), None);
         endpoint.write(&records[..3]).await.expect("written");
         let last = &records[2].record;
         assert_eq!(
-            endpoint.position(stream).await.expect("asked"),
+            endpoint.position(stream, 9, &[0; 32]).await.expect("asked"),
             Some((last.header.sequence, last.hash()))
         );
     }

@@ -26,6 +26,10 @@ struct Behaviour {
     writes: u64,
     /// How often it was asked how far it is.
     looks: u64,
+    /// How often its records were counted.
+    counts: u64,
+    /// Ids that it says it has and has not.
+    swallowed: Vec<uuid::Uuid>,
 }
 
 #[derive(Clone, Default)]
@@ -66,12 +70,31 @@ impl Endpoint for Fake {
         self.check()
     }
 
-    async fn position(&mut self, stream: &StreamId) -> Result<Option<(u64, Hash)>, EndpointError> {
+    fn about(&self) -> String {
+        "a list".to_owned()
+    }
+
+    async fn count(&mut self, stream: &StreamId, until: u64) -> Result<u64, EndpointError> {
+        self.check()?;
+        let mut behaviour = self.lock();
+        behaviour.counts += 1;
+        let taken = behaviour.taken.iter().map(|stored| &stored.record.header);
+        Ok(taken.filter(|header| header.stream == *stream && header.sequence <= until).count() as u64)
+    }
+
+    async fn position(
+        &mut self,
+        stream: &StreamId,
+        until: u64,
+        hash: &Hash,
+    ) -> Result<Option<(u64, Hash)>, EndpointError> {
         self.check()?;
         let mut behaviour = self.lock();
         behaviour.looks += 1;
-        let taken = behaviour.taken.iter().filter(|stored| stored.record.header.stream == *stream);
-        let last = taken.max_by_key(|stored| stored.record.header.sequence);
+        let taken = behaviour.taken.iter().filter(|stored| {
+            stored.record.header.stream == *stream && stored.record.header.sequence <= until
+        });
+        let last = taken.max_by_key(|stored| (stored.record.header.sequence, stored.record.hash() == *hash));
         Ok(last.map(|stored| (stored.record.header.sequence, stored.record.hash())))
     }
 
@@ -84,6 +107,9 @@ impl Endpoint for Fake {
             return Err(EndpointError::Rejected { message: "the batch holds something odd".to_owned() });
         }
         for stored in records {
+            if behaviour.swallowed.contains(&stored.record.header.id) {
+                continue;
+            }
             if !behaviour.taken.contains(stored) {
                 behaviour.taken.push(stored.clone());
             }
@@ -113,6 +139,7 @@ impl Running {
             pause_min: Duration::from_millis(5),
             pause_max: Duration::from_millis(20),
             idle: Duration::from_millis(20),
+            count_every: Duration::from_millis(30),
             ..DrainOptions::default()
         };
         let (drain, handle) = Drain::new(kept.journal.clone(), "main", fake.clone(), options);
@@ -236,6 +263,86 @@ async fn an_archive_whose_last_record_was_exchanged_is_told() {
         running.handle.status().message.contains("not the one that was written")
     })
     .await;
+    running.end().await;
+}
+
+#[tokio::test]
+async fn ev_2_confirmed_records_that_are_gone_from_the_middle_are_written_again() {
+    let running = Running::start(|_| {});
+    running.say(&["1", "2", "3", "4"]).await;
+    running.settled().await;
+    running.fake.lock().taken.remove(2);
+    eventually("it is there again", async || running.fake.ids() == ["1", "3", "4", "2"]).await;
+    eventually("it is told as over", async || running.handle.status().state == reason::CONNECTED).await;
+    assert!(running.handle.status().message.contains("a list"), "{:?}", running.handle.status());
+    running.end().await;
+}
+
+#[tokio::test]
+async fn ev_2_confirmed_records_that_are_gone_and_kept_nowhere_stay_told() {
+    let running = Running::on(Kept::open().reopen_keeping_nothing().await, Fake::default());
+    running.say(&["1", "2", "3"]).await;
+    running.settled().await;
+    // The archive takes what it is given again for known, as a trigger that swallows inserts would.
+    let gone = {
+        let mut behaviour = running.fake.lock();
+        let gone = behaviour.taken.remove(1);
+        behaviour.swallowed.push(gone.record.header.id);
+        gone.record.header.sequence
+    };
+    let told = async || {
+        let status = running.handle.status();
+        status.state == reason::WENT_BACK && status.message.contains("holds 3 of 4 records")
+    };
+    eventually("it is told", told).await;
+    let counts = running.fake.lock().counts;
+    eventually("it was counted again", async || running.fake.lock().counts > counts + 2).await;
+    let writes = running.fake.lock().writes;
+    eventually("and again", async || running.fake.lock().counts > counts + 5).await;
+    assert!(told().await, "{gone}: {:?}", running.handle.status());
+    assert_eq!(running.fake.lock().writes, writes, "it is not tried for ever");
+    running.end().await;
+}
+
+#[tokio::test]
+async fn a_foreign_record_far_ahead_does_not_hide_that_the_archive_went_back() {
+    let running = Running::start(|_| {});
+    running.say(&["1", "2", "3"]).await;
+    running.settled().await;
+    {
+        let mut behaviour = running.fake.lock();
+        let mut foreign = behaviour.taken.last().expect("taken").clone();
+        foreign.record.header.sequence = i64::MAX.unsigned_abs();
+        foreign.record.header.content = Content::Close;
+        behaviour.taken.truncate(2);
+        behaviour.taken.push(foreign);
+    }
+    eventually("it is refilled", async || running.fake.ids() == ["1", "2", "3"]).await;
+    running.end().await;
+}
+
+#[tokio::test]
+async fn a_record_that_the_disk_does_not_give_back_is_told_and_holds_up_nothing() {
+    let running = Running::start(|behaviour| behaviour.down = true);
+    running.say(&["1", "2", "3"]).await;
+    let segment = running.kept.dir.path().join("journal/00000000000000000001.segment");
+    let mut bytes = std::fs::read(&segment).expect("the segment");
+    let at = bytes.windows(5).position(|bytes| bytes == b">2</b").expect("the second message");
+    bytes[at + 1] = b'X';
+    std::fs::write(&segment, bytes).expect("changed");
+    running.fake.lock().down = false;
+    running.settled().await;
+    assert_eq!(running.fake.ids(), ["1", "3"]);
+    let gap = running.fake.lock().taken.iter().find_map(|stored| match &stored.record.header.content {
+        Content::Body(Body::Gap(gap)) => Some(gap.clone()),
+        _ => None,
+    });
+    let gap = gap.expect("the stream says that it is missing");
+    assert_eq!((gap.first, gap.count, gap.reason), (Some(2), 1, GapReason::Quarantined));
+    assert_eq!(running.kept.journal.status().unreadable, 1);
+    let counts = running.fake.lock().counts;
+    eventually("it was counted", async || running.fake.lock().counts > counts + 1).await;
+    assert_eq!(running.handle.status().state, reason::CONNECTED, "the archive has lost nothing");
     running.end().await;
 }
 

@@ -2,18 +2,26 @@
 
 mod common;
 
+use cartulary_archive::drain::{Drain, DrainOptions};
 use cartulary_archive::endpoint::{Endpoint, EndpointError, Roles, SqlEndpoint, Target, migrate};
 use cartulary_compliance::config::TlsMode;
 use cartulary_compliance::names::reason;
 use common::postgres::{Database, Server};
-use common::{Kept, accepted, draft};
+use common::{Kept, accepted, draft, eventually};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use tokio_util::sync::CancellationToken;
 
 async fn migrated() -> Database {
     let database = Server::get().database().await;
     let roles = Roles { writer: Some(database.writer()), reader: Some(database.reader()) };
     migrate(&database.owner(), &roles).await.expect("migrated");
     database
+}
+
+fn version_is(version: i64) -> String {
+    format!(
+        "DELETE FROM cartulary.schema_version; INSERT INTO cartulary.schema_version (version) VALUES ({version})"
+    )
 }
 
 async fn refusal(target: Target) -> EndpointError {
@@ -60,23 +68,126 @@ async fn an_archive_that_is_missing_older_or_newer_says_which() {
     assert_eq!(error.reason(), reason::NOT_MIGRATED, "{error}");
     let roles = Roles { writer: Some(database.writer()), reader: None };
     migrate(&database.owner(), &roles).await.expect("migrated");
-    for (version, advice) in [(99, "newer version"), (0, "run cartulary migrate")] {
-        database.superuser(&format!("UPDATE cartulary.schema_version SET version = {version}")).await;
+    for (version, advice) in [(99, "newer version"), (1, "run cartulary migrate")] {
+        database.superuser(&version_is(version)).await;
         let error = refusal(writer()).await;
         assert_eq!(error.reason(), reason::UNKNOWN_SCHEMA, "{error}");
         let message = error.to_string();
         assert!(message.contains(advice) && message.contains(&version.to_string()), "{message}");
     }
-    database.superuser("UPDATE cartulary.schema_version SET version = 99").await;
+    database.superuser(&version_is(99)).await;
     let error = migrate(&database.owner(), &roles).await.expect_err("a newer archive is left alone");
     assert_eq!(error.reason(), reason::UNKNOWN_SCHEMA, "{error}");
+}
+
+#[tokio::test]
+async fn an_archive_of_the_first_version_is_refused_until_it_is_migrated_and_keeps_what_it_holds() {
+    let database = Server::get().database().await;
+    database.superuser(include_str!("../migrations/postgres/0001.sql")).await;
+    database.superuser("INSERT INTO cartulary.schema_version (version) VALUES (1)").await;
+    database
+        .superuser(
+            "INSERT INTO cartulary.record (id, header, hash, previous, journal, incarnation, sequence, recorded_at, kind, endpoint) \
+             VALUES (gen_random_uuid(), '', '', '', gen_random_uuid(), gen_random_uuid(), 0, now(), 'open', 'main')",
+        )
+        .await;
+    let writer = || database.target(database.config(&database.writer()));
+    let roles = Roles { writer: Some(database.writer()), reader: None };
+    // The writer may look at the version, as after the first migration.
+    let grant = format!(
+        "GRANT USAGE ON SCHEMA cartulary TO {0}; GRANT SELECT ON cartulary.schema_version TO {0}",
+        database.writer()
+    );
+    database.superuser(&grant).await;
+    let error = refusal(writer()).await;
+    assert_eq!(error.reason(), reason::UNKNOWN_SCHEMA, "{error}");
+    assert!(error.to_string().contains("run cartulary migrate"), "{error}");
+    let migrated = migrate(&database.owner(), &roles).await.expect("migrated");
+    assert_eq!((migrated.from, migrated.to), (1, 2));
+    database.superuser("DO $$ BEGIN ASSERT (SELECT parser FROM cartulary.record) = 1; END $$").await;
+    SqlEndpoint::new(writer()).connect().await.expect("it is known now");
+}
+
+#[tokio::test]
+async fn a_database_that_cannot_store_every_text_is_refused_before_it_holds_any() {
+    let mut database = Server::get().database().await;
+    let name = format!("{}_ascii", database.name);
+    database
+        .superuser(&format!(
+            "CREATE DATABASE {name} ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
+        ))
+        .await;
+    let writer = database.writer();
+    database.name = name;
+    let error = refusal(database.target(database.config(&writer))).await;
+    assert!(error.to_string().contains("SQL_ASCII: create the database with encoding UTF8"), "{error}");
+    let error = migrate(&database.owner(), &Roles::default()).await.expect_err("nor is it migrated");
+    assert_eq!(error.reason(), reason::CONTRADICTION, "{error}");
+}
+
+#[tokio::test]
+async fn a_record_that_a_trigger_refuses_holds_up_no_other() {
+    let database = migrated().await;
+    database
+        .superuser(
+            "CREATE FUNCTION cartulary.odd() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no'; END $$; \
+             CREATE TRIGGER odd BEFORE INSERT ON cartulary.record FOR EACH ROW WHEN (NEW.body = 'odd') \
+             EXECUTE FUNCTION cartulary.odd()",
+        )
+        .await;
+    let kept = Kept::open();
+    let bodies = ["a", "b", "odd", "c", "d"];
+    kept.append(bodies.iter().map(|body| draft(accepted(body), body)).collect()).await;
+    let endpoint = SqlEndpoint::new(database.target(database.config(&database.writer())));
+    let stop = CancellationToken::new();
+    let (drain, handle) = Drain::new(kept.journal.clone(), "main", endpoint, DrainOptions::default());
+    let task = tokio::spawn(drain.run(stop.clone()));
+    eventually("the others are archived", async || {
+        let status = handle.status();
+        status.waiting == 0 && status.dead_letters == 1
+    })
+    .await;
+    // The open record, four messages, and the gap record that tells of the fifth.
+    database.superuser("DO $$ BEGIN ASSERT (SELECT count(*) FROM cartulary.record) = 6; END $$").await;
+    eventually("it is told", async || handle.status().message.contains("PostgreSQL 1")).await;
+    stop.cancel();
+    task.await.expect("the drain ends");
+}
+
+#[tokio::test]
+async fn a_position_is_looked_for_up_to_what_was_confirmed_and_gaps_are_counted() {
+    let database = migrated().await;
+    let kept = Kept::open();
+    kept.append(vec![draft(accepted("1"), "1"), draft(accepted("2"), "2")]).await;
+    let records = kept.waiting().await;
+    let mut endpoint = SqlEndpoint::new(database.target(database.config(&database.writer())));
+    endpoint.connect().await.expect("connected");
+    endpoint.write(&records).await.expect("written");
+    database
+        .superuser(
+            "INSERT INTO cartulary.record (id, header, hash, previous, journal, incarnation, sequence, recorded_at, kind, endpoint) \
+             SELECT gen_random_uuid(), header, sha256(header || 'x'), previous, journal, incarnation, new, recorded_at, kind, endpoint \
+             FROM cartulary.record, (VALUES (2::bigint), (9223372036854775807)) AS news (new) WHERE sequence = 0",
+        )
+        .await;
+    let last = &records[2].record;
+    let stream = &last.header.stream;
+    let there = endpoint.position(stream, 2, &last.hash()).await.expect("asked");
+    assert_eq!(there, Some((2, last.hash())));
+    assert_eq!(endpoint.count(stream, 2).await.expect("counted"), 3);
+    database.superuser("DELETE FROM cartulary.record WHERE sequence = 1").await;
+    assert_eq!(endpoint.count(stream, 2).await.expect("counted"), 2);
+    assert_eq!(
+        endpoint.position(stream, 1, &[0; 32]).await.expect("asked"),
+        Some((0, records[0].record.hash()))
+    );
 }
 
 #[tokio::test]
 async fn migrating_again_is_harmless_and_a_missing_role_is_named() {
     let database = migrated().await;
     let again = migrate(&database.owner(), &Roles::default()).await.expect("migrated");
-    assert_eq!((again.from, again.to, again.partitions), (1, 1, 0));
+    assert_eq!((again.from, again.to, again.partitions), (2, 2, 0));
     let roles = Roles { writer: Some("nobody \"here\"".to_owned()), reader: None };
     let error = migrate(&database.owner(), &roles).await.expect_err("there is no such role");
     assert!(error.to_string().contains("CREATE ROLE \"nobody \"\"here\"\"\""), "{error}");
@@ -130,7 +241,8 @@ async fn what_a_database_says_of_a_record_it_refuses_is_not_repeated() {
         )
     };
     for (change, expected, word) in [
-        (trigger("P0001"), reason::UNREACHABLE, "P0001"),
+        (trigger("P0001"), reason::REJECTED, "P0001"),
+        (trigger("39P01"), reason::UNREACHABLE, "39P01"),
         (trigger("22000"), reason::REJECTED, "22000"),
         (
             "ALTER TABLE cartulary.record ALTER type TYPE integer USING 0".to_owned(),

@@ -214,8 +214,21 @@ impl Endpoint for Destination {
         self.endpoint.connect().await
     }
 
-    async fn position(&mut self, stream: &StreamId) -> Result<Option<(u64, Hash)>, EndpointError> {
-        self.endpoint.position(stream).await
+    fn about(&self) -> String {
+        self.endpoint.about()
+    }
+
+    async fn position(
+        &mut self,
+        stream: &StreamId,
+        until: u64,
+        hash: &Hash,
+    ) -> Result<Option<(u64, Hash)>, EndpointError> {
+        self.endpoint.position(stream, until, hash).await
+    }
+
+    async fn count(&mut self, stream: &StreamId, until: u64) -> Result<u64, EndpointError> {
+        self.endpoint.count(stream, until).await
     }
 
     async fn write(&mut self, records: &[Stored]) -> Result<WriteReport, EndpointError> {

@@ -49,6 +49,10 @@ impl EndpointError {
     }
 }
 
+/// Classes of PostgreSQL's error codes with which it refuses what it was given, or a trigger does: data, constraint, view with check
+/// option, limit, function, RAISE. `docs/journal.md` has the table.
+const REFUSED: [&str; 6] = ["22", "23", "38", "44", "54", "P0"];
+
 /// What an error of the database means. Messages name what to do; the database's own words follow, except where it speaks of what
 /// it was given: those may quote it, and messages end in logs and statuses (P8).
 pub fn classify(place: &str, error: &sqlx::Error) -> EndpointError {
@@ -89,11 +93,11 @@ fn postgres(place: &str, error: &PgDatabaseError) -> EndpointError {
         "23514" if error.constraint().is_none() => {
             (reason::NOT_MIGRATED, "has no partition for these records: run cartulary migrate")
         }
-        _ if ["22", "23", "54"].iter().any(|class| code.starts_with(class)) => {
+        _ if REFUSED.iter().any(|class| code.starts_with(class)) => {
             return EndpointError::Rejected { message: refusal(error) };
         }
-        // Written by whoever wrote a function or trigger.
-        _ if ["P0", "38", "39"].iter().any(|class| code.starts_with(class)) => {
+        // Of a function or trigger that cannot be called; its words may quote the record.
+        _ if ["39"].iter().any(|class| code.starts_with(class)) => {
             return EndpointError::unreachable(format!("{place} cannot do it now: {}", refusal(error)));
         }
         _ => return EndpointError::unreachable(format!("{place} cannot do it now: {message} ({code})")),

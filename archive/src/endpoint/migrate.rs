@@ -1,17 +1,20 @@
 //! Making and changing an archive's schema. Run by people or a Job as the owner; by a sidecar only on its own SQLite file.
 
 use super::error::{EndpointError, classify};
+use super::postgres::check_server;
 use super::rows::schema_version;
 use super::{Connection, Target, close, open};
 use cartulary_compliance::names::reason;
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 
 /// The schema version this crate writes and reads.
-pub const SCHEMA_VERSION: i64 = 1;
+pub const SCHEMA_VERSION: i64 = 2;
 
 /// Steps by version: `MIGRATIONS[n]` leads from version n to n + 1.
-const POSTGRES: [&str; 1] = [include_str!("../../migrations/postgres/0001.sql")];
-const SQLITE: [&str; 1] = [include_str!("../../migrations/sqlite/0001.sql")];
+const POSTGRES: [&str; 2] =
+    [include_str!("../../migrations/postgres/0001.sql"), include_str!("../../migrations/postgres/0002.sql")];
+const SQLITE: [&str; 2] =
+    [include_str!("../../migrations/sqlite/0001.sql"), include_str!("../../migrations/sqlite/0002.sql")];
 
 /// Months for which partitions are made ahead.
 const MONTHS_AHEAD: i32 = 12;
@@ -56,6 +59,7 @@ async fn run(connection: &mut Connection, place: &str, roles: &Roles) -> Result<
     let failed = |error: sqlx::Error| classify(place, &error);
     begin(connection).await.map_err(failed)?;
     if let Connection::Postgres(postgres) = &mut *connection {
+        check_server(postgres, place).await?;
         for role in [&roles.writer, &roles.reader].into_iter().flatten() {
             need_role(postgres, place, role).await?;
         }

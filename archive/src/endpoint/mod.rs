@@ -47,11 +47,22 @@ pub struct WriteReport {
 pub trait Endpoint: Send + 'static {
     /// Connects, and checks schema version and rights.
     fn connect(&mut self) -> impl Future<Output = Result<(), EndpointError>> + Send;
-    /// The highest sequence of a stream there, and that record's hash.
+    /// What it is, once connected: product and version, for people.
+    fn about(&self) -> String;
+    /// The highest sequence of a stream there that is not above `until`, and that record's hash; where several records stand at one
+    /// place, the one with `hash` if it is among them. What stands above `until` was not written by whoever asks.
     fn position(
         &mut self,
         stream: &StreamId,
+        until: u64,
+        hash: &Hash,
     ) -> impl Future<Output = Result<Option<(u64, Hash)>, EndpointError>> + Send;
+    /// How many sequences of a stream up to `until` are there.
+    fn count(
+        &mut self,
+        stream: &StreamId,
+        until: u64,
+    ) -> impl Future<Output = Result<u64, EndpointError>> + Send;
     /// Writes a batch, whole or not at all; returns when it is durable there.
     fn write(
         &mut self,
@@ -69,22 +80,28 @@ pub(crate) enum Connection {
 pub struct SqlEndpoint {
     target: Target,
     connection: Option<Connection>,
+    about: String,
 }
 
 impl SqlEndpoint {
     /// An endpoint that is not connected yet.
     #[must_use]
     pub fn new(target: Target) -> Self {
-        Self { target, connection: None }
+        Self { target, connection: None, about: String::new() }
     }
 
-    async fn connect_checked(&self) -> Result<Connection, EndpointError> {
+    async fn connect_checked(&self) -> Result<(Connection, String), EndpointError> {
         let mut connection = open(&self.target).await?;
-        check_version(&mut connection, &self.target.place()).await?;
+        let place = self.target.place();
+        let about = match &mut connection {
+            Connection::Postgres(postgres) => postgres::check_server(postgres, &place).await?,
+            Connection::Sqlite(_) => "SQLite".to_owned(),
+        };
+        check_version(&mut connection, &place).await?;
         if let Connection::Postgres(postgres) = &mut connection {
-            postgres::check_rights(postgres, &self.target.place()).await?;
+            postgres::check_rights(postgres, &place).await?;
         }
-        Ok(connection)
+        Ok((connection, about))
     }
 
     fn connected(&mut self) -> Result<&mut Connection, EndpointError> {
@@ -95,15 +112,31 @@ impl SqlEndpoint {
 impl Endpoint for SqlEndpoint {
     async fn connect(&mut self) -> Result<(), EndpointError> {
         self.connection = None;
-        self.connection = Some(self.connect_checked().await?);
+        let (connection, about) = self.connect_checked().await?;
+        (self.connection, self.about) = (Some(connection), about);
         Ok(())
     }
 
-    async fn position(&mut self, stream: &StreamId) -> Result<Option<(u64, Hash)>, EndpointError> {
-        let place = self.target.place();
-        let found =
-            rows::position(self.connected()?, stream).await.map_err(|error| classify(&place, &error))?;
+    fn about(&self) -> String {
+        self.about.clone()
+    }
+
+    async fn position(
+        &mut self,
+        stream: &StreamId,
+        until: u64,
+        hash: &Hash,
+    ) -> Result<Option<(u64, Hash)>, EndpointError> {
+        let (place, until) = (self.target.place(), i64::try_from(until).unwrap_or(i64::MAX));
+        let found = rows::position(self.connected()?, stream, until, hash).await;
+        let found = found.map_err(|error| classify(&place, &error))?;
         Ok(found.and_then(|(sequence, hash)| Some((u64::try_from(sequence).ok()?, hash.try_into().ok()?))))
+    }
+
+    async fn count(&mut self, stream: &StreamId, until: u64) -> Result<u64, EndpointError> {
+        let (place, until) = (self.target.place(), i64::try_from(until).unwrap_or(i64::MAX));
+        let count = rows::count_stream(self.connected()?, stream, until).await;
+        Ok(count.map_err(|error| classify(&place, &error))?.unsigned_abs())
     }
 
     async fn write(&mut self, records: &[Stored]) -> Result<WriteReport, EndpointError> {

@@ -2,7 +2,7 @@
 
 use super::WriteReport;
 use super::error::{EndpointError, classify};
-use super::projection::{INTS, Projection, TEXTS, TIMES, UUIDS, project};
+use super::projection::{INTS, PARSER, Projection, TEXTS, TIMES, UUIDS, project};
 use super::rows::list_text;
 use crate::journal::Stored;
 use crate::record::Form;
@@ -35,7 +35,7 @@ static INSERT_RECORDS: LazyLock<String> = LazyLock::new(|| {
         })
         .collect();
     format!(
-        "INSERT INTO record ({names}) SELECT {values} FROM unnest({arrays}) AS new ({names}) \
+        "INSERT INTO record ({names}, parser) SELECT {values}, {PARSER} FROM unnest({arrays}) AS new ({names}) \
          ON CONFLICT (id) DO NOTHING RETURNING id",
         names = names.join(", "),
         values = values.join(", "),
@@ -50,10 +50,34 @@ pub async fn open(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Erro
     Ok(connection)
 }
 
-/// What a writer must be allowed to do, and what a database must be able to store.
+/// The oldest version whose partitions and indexes do what is asked of them here, as the server numbers it.
+const OLDEST: i32 = 130_000;
+
+/// What a database must be: one that stores every text, of a version that is known to do. Returns which one it is, for people.
+pub async fn check_server(connection: &mut PgConnection, place: &str) -> Result<String, EndpointError> {
+    let row = sqlx::query(
+        "SELECT current_setting('server_encoding'), current_setting('server_version'), \
+         current_setting('server_version_num')::integer",
+    )
+    .fetch_one(connection)
+    .await
+    .map_err(|error| classify(place, &error))?;
+    let get = |index: usize| row.try_get::<String, _>(index).unwrap_or_default();
+    let (encoding, version) = (get(0), format!("PostgreSQL {}", get(1)));
+    let wrong = if encoding != "UTF8" {
+        format!("{place} has encoding {encoding}: create the database with encoding UTF8")
+    } else if row.try_get::<i32, _>(2).is_ok_and(|number| number < OLDEST) {
+        format!("{place} is {version}: use PostgreSQL 13 or newer")
+    } else {
+        return Ok(version);
+    };
+    Err(EndpointError::misconfigured(reason::CONTRADICTION, wrong))
+}
+
+/// What a writer must be allowed to do.
 pub async fn check_rights(connection: &mut PgConnection, place: &str) -> Result<(), EndpointError> {
     let row = sqlx::query(
-        "SELECT current_user::text, current_setting('server_encoding'), \
+        "SELECT current_user::text, \
          (SELECT string_agg(name, ', ') FROM unnest(ARRAY['record', 'payload', 'delivery', 'outcome']) AS name \
           WHERE NOT has_table_privilege(name, 'INSERT')), \
          (SELECT string_agg(name, ', ') FROM unnest(ARRAY['id', 'journal', 'incarnation', 'endpoint', 'sequence', 'hash']) AS name \
@@ -63,14 +87,8 @@ pub async fn check_rights(connection: &mut PgConnection, place: &str) -> Result<
     .await
     .map_err(|error| classify(place, &error))?;
     let get = |index: usize| row.try_get::<Option<String>, _>(index).ok().flatten();
-    let (user, encoding) = (get(0).unwrap_or_default(), get(1).unwrap_or_default());
-    if encoding != "UTF8" {
-        return Err(EndpointError::misconfigured(
-            reason::CONTRADICTION,
-            format!("{place} has encoding {encoding}: create the database with encoding UTF8"),
-        ));
-    }
-    let lacks = match (get(2), get(3)) {
+    let user = get(0).unwrap_or_default();
+    let lacks = match (get(1), get(2)) {
         (None, None) => return Ok(()),
         (Some(tables), _) => format!("insert into {tables}"),
         (None, Some(columns)) => format!("select {columns} of record"),

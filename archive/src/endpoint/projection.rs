@@ -40,6 +40,9 @@ pub const TEXTS: [&str; 24] = [
     "html",
     "label",
 ];
+/// Version of what [`project`] makes. A change of any column for a record that could be there already makes a new one; the former
+/// stays, for [`project_as`].
+pub const PARSER: i64 = 1;
 /// The first of [`TEXTS`] that come from the payload.
 pub const FROM_PAYLOAD: usize = 19;
 
@@ -89,6 +92,12 @@ pub struct OutcomeRow {
     pub result: String,
     /// Why.
     pub reason: Option<String>,
+}
+
+/// A record's columns as version `parser` made them; `None` if this version of Cartulary does not know that one.
+#[must_use]
+pub fn project_as(parser: i64, header: &Header, payloads: &[Payload]) -> Option<Projection> {
+    (parser == PARSER).then(|| project(header, payloads))
 }
 
 /// The columns of a record.

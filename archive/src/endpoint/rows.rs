@@ -2,7 +2,7 @@
 
 use super::Connection;
 use super::projection::{DeliveryRow, INTS, OutcomeRow, Projection, TEXTS, TIMES, UUIDS};
-use crate::record::StreamId;
+use crate::record::{Hash, StreamId};
 use sqlx::postgres::PgRow;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, PgConnection, Row, SqliteConnection};
@@ -20,6 +20,8 @@ pub struct ArchivedRecord {
     pub hash: Vec<u8>,
     /// The column `previous`.
     pub previous: Vec<u8>,
+    /// The column `parser`: which version of [`super::projection`] made the columns that follow.
+    pub parser: i64,
     /// Every other column, and the rows of the tables beside.
     pub projection: Projection,
     /// The payloads.
@@ -45,6 +47,7 @@ pub(crate) enum Bind {
     Uuid(Uuid),
     Text(String),
     Int(i64),
+    Bytes(Vec<u8>),
 }
 
 /// A column as it is selected, so that both databases give the same types.
@@ -60,7 +63,7 @@ fn select(postgres: bool, tail: &str) -> String {
     let columns: Vec<String> =
         UUIDS.iter().chain(&INTS).chain(&TEXTS).map(|column| selected(postgres, column)).collect();
     format!(
-        "SELECT r.id, r.header, r.hash, r.previous, {} FROM record r {}",
+        "SELECT r.id, r.header, r.hash, r.previous, CAST(r.parser AS bigint), {} FROM record r {}",
         columns.join(", "),
         times(postgres, tail)
     )
@@ -100,6 +103,7 @@ macro_rules! database {
                         Bind::Uuid(value) => query.bind(*value),
                         Bind::Text(value) => query.bind(value.clone()),
                         Bind::Int(value) => query.bind(*value),
+                        Bind::Bytes(value) => query.bind(value.clone()),
                     };
                 }
                 query.fetch_all(connection).await
@@ -107,7 +111,7 @@ macro_rules! database {
 
             pub fn record(row: &$row) -> Result<ArchivedRecord, sqlx::Error> {
                 let mut projection = Projection::default();
-                let mut column = 4;
+                let mut column = 5;
                 for value in &mut projection.uuids {
                     *value = row.try_get(column)?;
                     column += 1;
@@ -125,6 +129,7 @@ macro_rules! database {
                     header: row.try_get(1)?,
                     hash: row.try_get(2)?,
                     previous: row.try_get(3)?,
+                    parser: row.try_get(4)?,
                     projection,
                     payloads: Vec::new(),
                 })
@@ -219,21 +224,68 @@ pub(crate) async fn records(
     Ok(records)
 }
 
+/// The record with the highest sequence not above `until`; where several stand there, the one with `hash`, if it is among them.
 pub(crate) async fn position(
     connection: &mut Connection,
     stream: &StreamId,
+    until: i64,
+    hash: &Hash,
 ) -> Result<Option<(i64, Vec<u8>)>, sqlx::Error> {
-    let sql = "SELECT sequence, hash FROM record WHERE journal = $1 AND endpoint = $2 AND incarnation = $3 \
-               ORDER BY sequence DESC LIMIT 1";
-    let binds =
-        [Bind::Uuid(stream.journal), Bind::Text(stream.endpoint.clone()), Bind::Uuid(stream.incarnation)];
+    let mut binds = of_stream(stream, until);
+    binds.push(Bind::Bytes(hash.to_vec()));
+    let exactly = format!("SELECT sequence, hash {OF_STREAM} AND sequence = $4 AND hash = $5 LIMIT 1");
+    if let Some(found) = place(connection, exactly, &binds).await? {
+        return Ok(Some(found));
+    }
+    binds.pop();
+    let before =
+        format!("SELECT sequence, hash {OF_STREAM} AND sequence <= $4 ORDER BY sequence DESC LIMIT 1");
+    place(connection, before, &binds).await
+}
+
+/// How many sequences up to `until` are there. Answered from an index.
+pub(crate) async fn count_stream(
+    connection: &mut Connection,
+    stream: &StreamId,
+    until: i64,
+) -> Result<i64, sqlx::Error> {
+    let sql = format!(
+        "SELECT CAST(count(DISTINCT sequence) AS bigint) {OF_STREAM} AND sequence >= 0 AND sequence <= $4"
+    );
+    let binds = of_stream(stream, until);
     match connection {
         Connection::Postgres(connection) => {
-            let rows = pg::fetch(connection, sql.to_owned(), &binds).await?;
+            pg::fetch(connection, sql, &binds).await?.first().map_or(Ok(0), |row| row.try_get(0))
+        }
+        Connection::Sqlite(connection) => {
+            lite::fetch(connection, sql, &binds).await?.first().map_or(Ok(0), |row| row.try_get(0))
+        }
+    }
+}
+
+const OF_STREAM: &str = "FROM record WHERE journal = $1 AND endpoint = $2 AND incarnation = $3";
+
+fn of_stream(stream: &StreamId, until: i64) -> Vec<Bind> {
+    vec![
+        Bind::Uuid(stream.journal),
+        Bind::Text(stream.endpoint.clone()),
+        Bind::Uuid(stream.incarnation),
+        Bind::Int(until),
+    ]
+}
+
+async fn place(
+    connection: &mut Connection,
+    sql: String,
+    binds: &[Bind],
+) -> Result<Option<(i64, Vec<u8>)>, sqlx::Error> {
+    match connection {
+        Connection::Postgres(connection) => {
+            let rows = pg::fetch(connection, sql, binds).await?;
             rows.first().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).transpose()
         }
         Connection::Sqlite(connection) => {
-            let rows = lite::fetch(connection, sql.to_owned(), &binds).await?;
+            let rows = lite::fetch(connection, sql, binds).await?;
             rows.first().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).transpose()
         }
     }

@@ -1,7 +1,7 @@
 //! SQLite: one transaction for each batch, synced when it commits.
 
 use super::WriteReport;
-use super::projection::{INTS, Projection, TEXTS, UUIDS, project};
+use super::projection::{INTS, PARSER, Projection, TEXTS, UUIDS, project};
 use super::rows::list_text;
 use crate::journal::Stored;
 use crate::record::{Form, Record};
@@ -16,7 +16,7 @@ static INSERT_RECORD: LazyLock<String> = LazyLock::new(|| {
         ["id", "header", "hash", "previous"].into_iter().chain(UUIDS).chain(INTS).chain(TEXTS).collect();
     let values: Vec<String> = (1..=names.len()).map(|index| format!("${index}")).collect();
     format!(
-        "INSERT INTO record ({}) VALUES ({}) ON CONFLICT (id) DO NOTHING",
+        "INSERT INTO record ({}, parser) VALUES ({}, {PARSER}) ON CONFLICT (id) DO NOTHING",
         names.join(", "),
         values.join(", ")
     )

@@ -3,7 +3,7 @@
 use super::held::{Held, HeldMark, Predecessor};
 use super::{DeclaredGap, Finding, FindingKind, GapPlace, MAX_FINDINGS, Report, Unclosed};
 use crate::endpoint::ArchivedRecord;
-use crate::endpoint::projection::{INTS, Projection, TEXTS, UUIDS, project, without_payload};
+use crate::endpoint::projection::{INTS, Projection, TEXTS, UUIDS, project_as, without_payload};
 use crate::record::{Body, Content, Form, Gap, Hash, Header, Payload, StreamEnd, StreamId, hash};
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
@@ -255,7 +255,15 @@ impl Checker {
 
     fn columns(&mut self, record: &ArchivedRecord, header: &Header, intact: bool) {
         let payloads: Vec<Payload> = record.payloads.iter().filter_map(payload).collect();
-        let (mut expected, mut actual) = (project(header, &payloads), record.projection.clone());
+        let Some(mut expected) = project_as(record.parser, header, &payloads) else {
+            let message = format!(
+                "its columns were made by parser {}, which this version does not know: verify with a newer version, or the column parser was changed",
+                record.parser
+            );
+            self.find(FindingKind::ColumnChanged, &header.stream, Some(header.sequence), record.id, &message);
+            return;
+        };
+        let mut actual = record.projection.clone();
         if !intact {
             (expected, actual) = (without_payload(expected), without_payload(actual));
         }

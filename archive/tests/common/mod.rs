@@ -71,7 +71,8 @@ pub struct Kept {
 impl Kept {
     pub fn open() -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let options = JournalOptions::new(dir.path().join("journal"), "node-0", "test/xmpp", "test");
+        let mut options = JournalOptions::new(dir.path().join("journal"), "node-0", "test/xmpp", "test");
+        options.read_pauses = vec![Duration::from_millis(1); 4];
         let (journal, _) = Journal::open(options, system_clock()).expect("a journal");
         Self { journal, dir }
     }

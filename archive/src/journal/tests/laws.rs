@@ -3,6 +3,8 @@
 use super::schedules::archived;
 use super::simdisk::SimDisk;
 use super::{Bench, draft, options};
+use crate::head::{Mark, verify as verify_head};
+use crate::journal::key;
 use crate::journal::state::segment_name;
 use crate::journal::{AppendError, Journal, JournalError, JournalOptions, Limits, Stored, system_clock};
 use crate::record::{Body, Content, Gap, GapReason};
@@ -39,6 +41,134 @@ fn verify(mut records: Vec<Stored>) -> Report {
         checker.record(&archived(stored));
     }
     checker.finish()
+}
+
+#[test]
+fn a_key_is_made_once_and_its_loss_is_told() {
+    let disk = SimDisk::new(20);
+    let mut bench = Bench::open(&disk, options()).expect("open");
+    assert!(!bench.recovery.key_replaced);
+    bench.append("main", &["1"]).expect("append");
+    let seed = bench.shared.seed();
+    assert!(seed.is_some());
+    drop(bench);
+    disk.crash();
+    assert_eq!(Bench::open(&disk, options()).expect("open").shared.seed(), seed);
+    disk.damage(key::NAME, 25, b"\xff\xff");
+    let bench = Bench::open(&disk, options()).expect("a damaged key does not keep it from opening");
+    assert!(
+        bench.recovery.key_replaced && bench.recovery.notes[0].contains("anchors"),
+        "{:?}",
+        bench.recovery
+    );
+    let second = bench.shared.seed();
+    assert!(second.is_some() && second != seed);
+    assert_eq!(bench.waiting_texts("main"), ["1"]);
+    drop(bench);
+    disk.crash();
+    let bench = Bench::open(&disk, options()).expect("open");
+    assert!(!bench.recovery.key_replaced && bench.shared.seed() == second);
+}
+
+#[test]
+fn nothing_is_signed_before_the_key_is_durable() {
+    let disk = SimDisk::new(21);
+    disk.set_room(Some(40));
+    let mut bench = Bench::open(&disk, options()).expect("a full disk does not keep it from opening");
+    assert!(bench.shared.heads().is_empty());
+    disk.set_room(None);
+    bench.append("main", &["1"]).expect("append");
+    let head = bench.shared.heads().pop().expect("the key could be stored");
+    drop(bench);
+    disk.crash();
+    let mut bench = Bench::open(&disk, options()).expect("open");
+    bench.append("main", &["2"]).expect("append");
+    assert_eq!(bench.shared.heads()[0].public_key, head.public_key);
+}
+
+#[test]
+fn ev_1_a_head_names_what_is_durable_and_confirmed_and_no_more() {
+    let disk = SimDisk::new(22);
+    let mut bench = Bench::open(&disk, options()).expect("open");
+    assert!(bench.shared.heads().is_empty(), "a stream that was not begun has no head");
+    let first = bench.append("main", &["1"]).expect("append").remove(0);
+    let head = |bench: &Bench| verify_head(&bench.shared.heads()[0]).expect("signed").statement;
+    assert_eq!(head(&bench).last, Mark { sequence: 1, hash: first.hash });
+    assert_eq!(head(&bench).confirmed, None);
+    assert_eq!(bench.shared.heads(), bench.shared.heads(), "what says the same is not signed again");
+    disk.fail_syncs(1);
+    bench.append("main", &["unsynced"]).expect_err("the sync fails");
+    assert_eq!(head(&bench).last.sequence, 1);
+    confirm_all(&bench, "main");
+    assert_eq!(head(&bench).confirmed, Some(Mark { sequence: 1, hash: first.hash }));
+    bench.shared.rewind("main", None).expect("rewind");
+    assert_eq!(head(&bench).confirmed.map(|mark| mark.sequence), Some(1), "it was confirmed all the same");
+    bench.writer.close().expect("close");
+    let last = head(&bench);
+    assert!(last.closed && last.last.sequence == 2);
+}
+
+#[test]
+fn a_bad_block_costs_only_what_was_in_it() {
+    let disk = SimDisk::new(23);
+    let mut bench = Bench::open(&disk, options()).expect("open");
+    let long = "x".repeat(900);
+    let first = bench.append("main", &["1", &long, "3"]).expect("append")[0].position;
+    drop(bench);
+    // In the middle of the second record, which is longer than two blocks.
+    disk.spoil_at(&segment_name(first.segment), first.offset + 1000, first.offset + 1010);
+    for _ in 0..2 {
+        let bench = Bench::open(&disk, options()).expect("a bad block does not keep it from opening");
+        assert_eq!(bench.waiting_texts("main"), ["1", "3"]);
+        let gaps = gaps(&bench.waiting("main"));
+        // Said once, however often it is opened.
+        assert_eq!(gaps.len(), 1);
+        assert_eq!((gaps[0].first, gaps[0].count), (Some(2), 1));
+        assert_eq!(bench.shared.state().unreadable, 1);
+        assert!(verify(bench.waiting("main")).consistent);
+    }
+}
+
+#[test]
+fn a_bad_block_at_the_very_end_is_no_unfinished_write() {
+    let disk = SimDisk::new(24);
+    let mut bench = Bench::open(&disk, options()).expect("open");
+    let padding = "x".repeat(900);
+    bench.append("main", &["1", &padding]).expect("append");
+    let end = bench.append("main", &["2"]).expect("append")[0].position;
+    drop(bench);
+    disk.spoil_at(&segment_name(end.segment), end.offset - 10, end.offset);
+    let bench = Bench::open(&disk, options()).expect("open");
+    assert_eq!((bench.recovery.torn_bytes, bench.recovery.unreadable), (0, 1));
+    assert!(bench.recovery.lost >= 1, "{:?}", bench.recovery);
+}
+
+#[test]
+fn a_disk_that_stutters_loses_nothing() {
+    let disk = SimDisk::new(25);
+    let mut bench = Bench::open(&disk, options()).expect("open");
+    bench.append("main", &["1", "2"]).expect("append");
+    drop(bench);
+    disk.fail_reads(4);
+    let bench = Bench::open(&disk, options()).expect("the fifth attempt reads");
+    assert!(bench.recovery.notes.is_empty(), "{:?}", bench.recovery);
+    assert_eq!(bench.waiting_texts("main"), ["1", "2"]);
+}
+
+#[test]
+fn a_disk_that_gives_back_nothing_is_away_and_not_damaged() {
+    let disk = SimDisk::new(26);
+    let mut bench = Bench::open(&disk, options()).expect("open");
+    bench.append("main", &["1", "2"]).expect("append");
+    disk.fail_reads(u32::MAX);
+    assert!(!bench.shared.gives_back());
+    drop(bench);
+    assert!(matches!(Bench::open(&disk, options()), Err(JournalError::Io { .. })));
+    disk.heal();
+    let bench = Bench::open(&disk, options()).expect("open");
+    assert_eq!(bench.waiting_texts("main"), ["1", "2"]);
+    assert_eq!(bench.recovery.quarantined, 0);
+    assert_eq!(bench.shared.state().unreadable, 0);
 }
 
 #[test]

@@ -5,7 +5,7 @@
 
 use super::simdisk::{Random, SimDisk};
 use super::{Bench, options, text_of};
-use crate::endpoint::projection::project;
+use crate::endpoint::projection::{PARSER, project};
 use crate::endpoint::{ArchivedPayload, ArchivedRecord};
 use crate::head::Statement;
 use crate::journal::disk::is_damage;
@@ -411,6 +411,7 @@ pub fn archived(stored: &Stored) -> ArchivedRecord {
         header: record.header_bytes.clone(),
         hash: record.hash().to_vec(),
         previous: record.header.previous.to_vec(),
+        parser: PARSER,
         projection: project(&record.header, &record.payloads),
         payloads: record
             .payloads
