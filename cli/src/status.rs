@@ -8,6 +8,8 @@ use crate::args::StatusArgs;
 use crate::kubernetes::Kubernetes;
 use crate::output::{self, Format};
 use crate::{pods, time};
+use cartulary_compliance::alarms;
+use cartulary_compliance::config::AlarmSettings;
 use cartulary_compliance::names::{condition, reason};
 use cartulary_compliance::status::SidecarStatus;
 use futures::StreamExt;
@@ -28,6 +30,10 @@ struct ClusterReport {
     pods: Vec<PodReport>,
     /// Journal claims whose pod is gone: they may hold records that no archive has.
     retained_claims: Vec<String>,
+    /// The journals, as the operator last saw them.
+    journals: Vec<JournalReport>,
+    /// Alarms that the operator raises: about what no sidecar can see, too.
+    operator_alarms: Vec<OperatorAlarm>,
     /// Records that wait, over all nodes that answered.
     waiting: u64,
     /// Whether every node answered, so that `waiting` is the whole truth.
@@ -43,6 +49,52 @@ struct PodReport {
     /// Why the sidecar's status is not here.
     problem: Option<String>,
     status: Option<SidecarStatus>,
+    /// Alarms, as the status raises them this moment.
+    alarms: Vec<AlarmReport>,
+}
+
+/// One journal, as the XMPPCluster's status has it. Fields of another version are left out, not refused.
+#[derive(Serialize, Deserialize, Debug, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct JournalReport {
+    pod: String,
+    state: String,
+    message: Option<String>,
+    waiting: Option<i64>,
+    journal: Option<String>,
+    claim: Option<String>,
+    anchors: Vec<AnchorReport>,
+}
+
+/// How far a journal is anchored.
+#[derive(Serialize, Deserialize, Debug, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct AnchorReport {
+    endpoint: String,
+    sequence: i64,
+    at: String,
+}
+
+/// An alarm, as the XMPPCluster's status has it.
+#[derive(Serialize, Deserialize, Debug, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct OperatorAlarm {
+    alarm: String,
+    severity: String,
+    node: Option<String>,
+    endpoint: Option<String>,
+}
+
+/// An alarm of one node.
+#[derive(Serialize, Debug)]
+#[serde(rename_all = "camelCase")]
+struct AlarmReport {
+    alarm: &'static str,
+    severity: &'static str,
+    endpoint: Option<String>,
+    message: String,
+    /// What to do.
+    action: &'static str,
 }
 
 /// A condition, as the Kubernetes API has it.
@@ -95,6 +147,7 @@ async fn report(kubernetes: &Kubernetes, cluster: &DynamicObject) -> anyhow::Res
     let name = cluster.name_any();
     let namespace = cluster.namespace().unwrap_or_else(|| kubernetes.namespace.clone());
     let pods = kubernetes.pods(&namespace, &name).await?;
+    let settings = alarm_settings(cluster);
     let reports: Vec<PodReport> = futures::stream::iter(&pods)
         .map(|pod| async {
             let phase = pod.status.as_ref().and_then(|status| status.phase.clone()).unwrap_or_default();
@@ -102,16 +155,19 @@ async fn report(kubernetes: &Kubernetes, cluster: &DynamicObject) -> anyhow::Res
                 Ok(status) => (Some(status), None),
                 Err(error) => (None, Some(format!("{error:#}"))),
             };
-            PodReport { name: pod.name_any(), phase, problem, status }
+            let alarms = status.as_ref().map(|status| alarms_of(status, settings)).unwrap_or_default();
+            PodReport { name: pod.name_any(), phase, problem, status, alarms }
         })
         .buffered(16)
         .collect()
         .await;
     let endpoints = reports.iter().filter_map(|pod| pod.status.as_ref()).flat_map(|s| s.endpoints.values());
     Ok(ClusterReport {
-        conditions: conditions_of(cluster),
+        conditions: in_status(cluster, "/status/conditions"),
         generation: cluster.metadata.generation,
         retained_claims: pods::retained(cluster).collect(),
+        journals: in_status(cluster, "/status/journals"),
+        operator_alarms: in_status(cluster, "/status/alarms"),
         waiting: endpoints.map(|endpoint| endpoint.waiting).sum(),
         complete: reports.iter().all(|pod| pod.status.is_some()),
         namespace,
@@ -120,9 +176,36 @@ async fn report(kubernetes: &Kubernetes, cluster: &DynamicObject) -> anyhow::Res
     })
 }
 
-fn conditions_of(cluster: &DynamicObject) -> Vec<Condition> {
-    let conditions = cluster.data.pointer("/status/conditions").cloned().unwrap_or_default();
-    serde_json::from_value(conditions).unwrap_or_default()
+/// A list in the status, without what this version cannot read of it.
+fn in_status<T: serde::de::DeserializeOwned>(cluster: &DynamicObject, place: &str) -> Vec<T> {
+    let list = cluster.data.pointer(place).and_then(|list| list.as_array());
+    list.into_iter().flatten().filter_map(|item| serde_json::from_value(item.clone()).ok()).collect()
+}
+
+/// From when on something is an alarm there, as far as the declaration says so in a way known here.
+fn alarm_settings(cluster: &DynamicObject) -> AlarmSettings {
+    let mut settings = AlarmSettings::default();
+    let alarms = |key: &str| cluster.data.pointer(&format!("/spec/alarms/{key}"));
+    let percent =
+        alarms("highWaterPercent").and_then(|value| value.as_u64()).and_then(|p| u32::try_from(p).ok());
+    settings.high_water_percent = percent.unwrap_or(settings.high_water_percent);
+    let waiting = alarms("waitingTooLong").and_then(|value| value.as_str()).and_then(time::seconds);
+    settings.waiting_too_long_seconds = waiting.unwrap_or(settings.waiting_too_long_seconds);
+    settings
+}
+
+fn alarms_of(status: &SidecarStatus, settings: AlarmSettings) -> Vec<AlarmReport> {
+    let raised = alarms::of_node(status, settings, jiff::Timestamp::now().as_microsecond());
+    raised
+        .into_iter()
+        .map(|alarms::Raised { alarm, endpoint, message }| AlarmReport {
+            alarm: alarm.name,
+            severity: alarm.severity.word(),
+            endpoint,
+            message,
+            action: alarm.action,
+        })
+        .collect()
 }
 
 impl ClusterReport {
@@ -130,6 +213,7 @@ impl ClusterReport {
         self.conditions.iter().any(|c| c.kind == condition::READY && c.status == "True" && !self.is_old(c))
             && !self.pods.is_empty()
             && self.pods.iter().all(PodReport::is_fine)
+            && self.operator_alarms.is_empty()
     }
 
     fn is_old(&self, condition: &Condition) -> bool {
@@ -141,6 +225,7 @@ impl PodReport {
     fn is_fine(&self) -> bool {
         self.status.as_ref().is_some_and(|status| {
             status.ready
+                && self.alarms.is_empty()
                 && status.config.problem.is_none()
                 && status.journal.problem.is_none()
                 && status.endpoints.values().all(|e| e.state == reason::CONNECTED && e.dead_letters == 0)
@@ -180,13 +265,51 @@ fn show(out: &mut impl Write, report: &ClusterReport) -> anyhow::Result<()> {
         show_pod(out, pod)?;
     }
     for claim in &report.retained_claims {
-        writeln!(
-            out,
-            "  journal claim {claim}: its pod is gone; what waited there reaches the archive when the pod is back"
-        )?;
+        // Where the operator says more of it, that is shown below.
+        if !report.journals.iter().any(|journal| journal.claim.as_deref() == Some(claim)) {
+            writeln!(out, "  journal claim {claim}: its pod is gone")?;
+        }
+    }
+    for journal in &report.journals {
+        show_journal(out, journal)?;
+    }
+    // Those of a node that answered are shown with it.
+    let is_shown = |alarm: &OperatorAlarm| {
+        report.pods.iter().any(|pod| {
+            Some(&pod.name) == alarm.node.as_ref()
+                && pod.alarms.iter().any(|shown| shown.alarm == alarm.alarm)
+        })
+    };
+    for alarm in report.operator_alarms.iter().filter(|alarm| !is_shown(alarm)) {
+        let about: Vec<String> = [("pod", &alarm.node), ("endpoint", &alarm.endpoint)]
+            .iter()
+            .filter_map(|(what, name)| Some(format!(" {what} {}", name.as_ref()?)))
+            .collect();
+        let known = alarms::ALL.iter().find(|known| known.name == alarm.alarm);
+        let meaning = known.map(|known| format!(": {} {}", known.meaning, known.action)).unwrap_or_default();
+        writeln!(out, "  ALARM {} ({}){}{meaning}", alarm.alarm, alarm.severity, about.join(","))?;
     }
     let lower = if report.complete { "" } else { "at least " };
     writeln!(out, "  waiting for the archive: {lower}{} records", report.waiting)?;
+    Ok(())
+}
+
+fn show_journal(out: &mut impl Write, journal: &JournalReport) -> anyhow::Result<()> {
+    let id = journal.journal.as_deref().unwrap_or("not known yet");
+    let waiting = match journal.waiting {
+        Some(waiting) if waiting > 0 => format!(", {waiting} records wait"),
+        _ => String::new(),
+    };
+    writeln!(out, "  journal {id} of pod {}: {}{waiting}", journal.pod, journal.state)?;
+    if let Some(message) = &journal.message {
+        writeln!(out, "    {}", output::printable(message))?;
+    }
+    for AnchorReport { endpoint, sequence, at } in &journal.anchors {
+        writeln!(out, "    anchored for endpoint {endpoint}: up to record {sequence}, signed {at}")?;
+    }
+    if journal.anchors.is_empty() {
+        writeln!(out, "    not anchored")?;
+    }
     Ok(())
 }
 
@@ -238,6 +361,33 @@ fn show_pod(out: &mut impl Write, pod: &PodReport) -> anyhow::Result<()> {
             writeln!(out, "      {}", output::printable(&endpoint.message))?;
         }
     }
+    for head in &status.heads {
+        let confirmed = match &head.confirmed {
+            Some(place) => format!("archived up to {}", place.sequence),
+            None => "nothing of this start archived yet".to_owned(),
+        };
+        writeln!(
+            out,
+            "    stream of endpoint {}: recorded up to {}, {confirmed}, signed {} ago",
+            head.endpoint,
+            head.sequence,
+            time::age_of_micros(head.at_nanos / 1000)
+        )?;
+    }
+    for day in &status.days {
+        let sums = day.sums;
+        writeln!(
+            out,
+            "    {}: {} said, {} recorded, {} unrecorded as declared, {} refused, {} decided alone, {} ended before",
+            day.day,
+            sums.said,
+            sums.recorded,
+            sums.unrecorded,
+            sums.refused,
+            sums.refused_alone.saturating_add(sums.delivered_alone),
+            sums.ended_before
+        )?;
+    }
     let counts = &status.counts;
     writeln!(
         out,
@@ -252,6 +402,11 @@ fn show_pod(out: &mut impl Write, pod: &PodReport) -> anyhow::Result<()> {
     }
     for note in &status.notes {
         writeln!(out, "    note: {}", output::printable(note))?;
+    }
+    for alarm in &pod.alarms {
+        let about = alarm.endpoint.as_ref().map(|name| format!(" endpoint {name}:")).unwrap_or_default();
+        let message = output::printable(&alarm.message);
+        writeln!(out, "    ALARM {} ({}):{about} {message}. {}", alarm.alarm, alarm.severity, alarm.action)?;
     }
     Ok(())
 }
@@ -284,8 +439,11 @@ mod tests {
                 phase: "Running".into(),
                 problem: None,
                 status: Some(status),
+                alarms: Vec::new(),
             }],
             retained_claims: Vec::new(),
+            journals: Vec::new(),
+            operator_alarms: Vec::new(),
             waiting: 0,
             complete: true,
         }
@@ -302,6 +460,50 @@ mod tests {
         show(&mut out, &report).expect("memory");
         let text = String::from_utf8(out).expect("text");
         assert!(text.contains("needs attention") && text.contains("at least 0 records"), "{text}");
+    }
+
+    #[test]
+    fn alarms_journals_heads_and_days_are_shown_and_an_alarm_needs_attention() {
+        let cluster: DynamicObject = serde_json::from_value(serde_json::json!({
+            "metadata": {"name": "chat"},
+            "spec": {"alarms": {"highWaterPercent": 50, "waitingTooLong": "2h"}},
+            "status": {
+                "journals": [{"pod": "prosody-1", "state": "Draining", "waiting": 4, "journal": "j",
+                    "anchors": [{"endpoint": "e", "sequence": 7, "at": "2026-03-01T00:00:00Z"}]}],
+                "alarms": [{"alarm": "AnchorConflict", "severity": "critical", "node": "prosody-1"}]
+            }
+        }))
+        .expect("an object");
+        let settings = alarm_settings(&cluster);
+        assert_eq!((settings.high_water_percent, settings.waiting_too_long_seconds), (50, 7200));
+        let mut report = healthy();
+        let status = report.pods[0].status.as_mut().expect("a status");
+        status.link.connected = true;
+        status.counts.passed_by = 2;
+        status.heads = vec![cartulary_compliance::status::Head {
+            endpoint: "e".into(),
+            sequence: 9,
+            ..Default::default()
+        }];
+        status.days =
+            vec![cartulary_compliance::status::DayCount { day: "2026-03-01".into(), ..Default::default() }];
+        report.pods[0].alarms = alarms_of(status, settings);
+        assert!(!report.is_fine());
+        report.journals = in_status(&cluster, "/status/journals");
+        report.operator_alarms = in_status(&cluster, "/status/alarms");
+        let mut out = Vec::new();
+        show(&mut out, &report).expect("memory");
+        let text = String::from_utf8(out).expect("text");
+        for part in [
+            "ALARM CountMismatch (critical): 2 messages came in",
+            "ALARM AnchorConflict (critical) pod prosody-1: A journal says",
+            "journal j of pod prosody-1: Draining, 4 records wait",
+            "anchored for endpoint e: up to record 7",
+            "stream of endpoint e: recorded up to 9, nothing of this start archived yet",
+            "2026-03-01: 0 said",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
     }
 
     #[test]

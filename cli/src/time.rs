@@ -19,6 +19,11 @@ fn parse_at(text: &str, now: Timestamp) -> Result<Timestamp, String> {
     })
 }
 
+/// A length of time such as `90s`, `15m` or `2h`, in seconds.
+pub fn seconds(text: &str) -> Option<u32> {
+    ago(text).and_then(|ago| u32::try_from(ago.as_secs()).ok())
+}
+
 fn ago(text: &str) -> Option<SignedDuration> {
     let unit = text.chars().last()?;
     let count: i64 = text.strip_suffix(unit)?.parse().ok().filter(|count| *count >= 0)?;
