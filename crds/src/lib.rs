@@ -16,8 +16,9 @@ pub use archive_endpoint::{
 };
 pub use scalar::{ByteSize, ScalarError, TimeSpan};
 pub use xmpp_cluster::{
-    Archiving, ConfigurationStatus, Journal, JournalClaim, Link, NodeEndpoint, NodeStatus, Prosody, Server,
-    XmppCluster, XmppClusterSpec, XmppClusterStatus,
+    AlarmStatus, Alarms, AnchorStatus, Archiving, ConfigurationStatus, Journal, JournalClaim, JournalStatus,
+    Link, NodeEndpoint, NodeStatus, Omitted, Prosody, Server, XmppCluster, XmppClusterSpec,
+    XmppClusterStatus,
 };
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{

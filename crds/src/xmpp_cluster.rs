@@ -66,6 +66,10 @@ pub struct XmppClusterSpec {
     /// The link between the XMPP server and our sidecar in the same pod.
     #[serde(default)]
     pub link: Link,
+
+    /// When alarms are raised.
+    #[serde(default)]
+    pub alarms: Alarms,
 }
 
 /// An XMPP server we know how to record.
@@ -219,6 +223,29 @@ impl Default for Link {
     }
 }
 
+// MA-10
+/// When alarms are raised.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Alarms {
+    /// How full a queue or a journal may be before it is an alarm, in percent of its limit. Default 80; from 1 to 100.
+    #[serde(default = "default_high_water")]
+    #[schemars(range(min = 1, max = 100))]
+    pub high_water_percent: i64,
+
+    /// How long a record may wait for its archive before it is an alarm. Default 15m; from 1s to 720h.
+    #[serde(default = "default_waiting")]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('720h')")
+        .message("waitingTooLong must be between 1s and 720h"))]
+    pub waiting_too_long: TimeSpan,
+}
+
+impl Default for Alarms {
+    fn default() -> Self {
+        Self { high_water_percent: default_high_water(), waiting_too_long: default_waiting() }
+    }
+}
+
 /// What the operator found out about an XMPPCluster.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -229,7 +256,8 @@ pub struct XmppClusterStatus {
 
     /// Ready: all that is declared is in force on every pod. Accepted: the declaration makes sense and what it refers to is there.
     /// Covered: every pod has our sidecar and every host of its servers is recorded. Recording: nothing is lost, rejected or held up.
-    /// ArchiveNotIndependent: the archive shares its fate with the XMPP server.
+    /// Counted: no message passed by those who record. Anchored: journals are anchored and fit their anchors. JournalsAttended: nothing
+    /// waits in the journal of a pod that is gone. ArchiveNotIndependent: the archive shares its fate with the XMPP server.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -255,6 +283,95 @@ pub struct XmppClusterStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub journal_claims: Vec<JournalClaim>,
+
+    /// The journals, those of pods that are gone first. At most 200.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["pod"]))]
+    pub journals: Vec<JournalStatus>,
+
+    /// The alarms that are raised, the gravest first. At most 100.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
+    pub alarms: Vec<AlarmStatus>,
+
+    /// How many entries were left out of lists that would be too long for a status.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub omitted: Option<Omitted>,
+}
+
+/// One journal.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JournalStatus {
+    /// The pod it is of.
+    pub pod: String,
+    /// `InUse`: its pod is there. `Left`: its pod has just gone. `Draining`: a Job carries what waits to the archive. `Drained`: nothing
+    /// waits. `Waiting`: something waits, and the Job could not carry it. `Failed`: the Job could not run.
+    pub state: String,
+    /// What keeps it, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// Records that wait, where the pod is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<i64>,
+    /// Its id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub journal: Option<String>,
+    /// The claim that holds it; none where it goes with its pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claim: Option<String>,
+    /// The volume behind the claim.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume: Option<String>,
+    /// Whether that volume stays when its claim is deleted; not there where the operator may not look.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retained: Option<bool>,
+    /// How far its streams are anchored, by endpoint. At most 8.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["endpoint"]))]
+    pub anchors: Vec<AnchorStatus>,
+}
+
+/// How far a stream is anchored.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AnchorStatus {
+    /// The endpoint the stream goes to.
+    pub endpoint: String,
+    /// Sequence of the last record that is covered.
+    pub sequence: i64,
+    /// When its journal signed that.
+    pub at: String,
+}
+
+/// An alarm that is raised.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AlarmStatus {
+    /// Its name.
+    pub alarm: String,
+    /// `critical` or `warning`.
+    pub severity: String,
+    /// The pod it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// The endpoint it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+}
+
+/// How many entries were left out of lists.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Omitted {
+    /// Of nodes.
+    pub nodes: i64,
+    /// Of journalClaims.
+    pub journal_claims: i64,
+    /// Of journals.
+    pub journals: i64,
+    /// Of alarms.
+    pub alarms: i64,
 }
 
 /// The configuration that was last made for the sidecars.
@@ -314,6 +431,14 @@ fn default_keep_confirmed() -> TimeSpan {
 
 fn default_answer_timeout() -> TimeSpan {
     "30s".into()
+}
+
+fn default_high_water() -> i64 {
+    80
+}
+
+fn default_waiting() -> TimeSpan {
+    "15m".into()
 }
 
 fn yes() -> bool {
