@@ -3,11 +3,14 @@
 //! One context for each scope (all of Kubernetes, or one namespace). Invariant: Secrets other than those that are referred to are
 //! known by name and version only, and never fetched.
 
-use crate::metrics::Metrics;
+use crate::anchors::Keeper;
+use crate::cluster::{drain, volumes};
+use crate::metrics::{Alarm, Metrics};
 use crate::options::Options;
 use cartulary_compliance::status::EndpointStatus;
 use cartulary_crds::{ArchiveEndpoint, XmppCluster};
 use futures::channel::mpsc::UnboundedSender;
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
 use kube::api::PartialObjectMeta;
 use kube::runtime::controller::ReconcileRequest;
@@ -29,6 +32,8 @@ pub struct Stores {
     pub pods: Store<Pod>,
     /// The claims that hold journals.
     pub claims: Store<PartialObjectMeta<PersistentVolumeClaim>>,
+    /// The Jobs that drain journals.
+    pub jobs: Store<Job>,
 }
 
 /// What the sidecars of one XMPPCluster said last of their endpoints.
@@ -58,6 +63,13 @@ pub struct Context {
     pub clusters: UnboundedSender<ReconcileRequest<XmppCluster>>,
     /// Who looks again at an ArchiveEndpoint.
     pub endpoints: UnboundedSender<ReconcileRequest<ArchiveEndpoint>>,
+    /// Anchors.
+    pub anchors: Keeper,
+    /// What was seen of journals of pods that are gone.
+    pub drains: drain::Memory,
+    /// What was seen of the journals' volumes.
+    pub volumes: volumes::Known,
+    alarms: Mutex<BTreeMap<(String, String), Vec<Alarm>>>,
     secrets: Mutex<HashMap<ObjectRef<Secret>, Arc<Secret>>>,
     views: Mutex<BTreeMap<(String, String), ClusterView>>,
 }
@@ -77,6 +89,10 @@ impl Context {
         endpoints: UnboundedSender<ReconcileRequest<ArchiveEndpoint>>,
     ) -> Self {
         Self {
+            anchors: Keeper::new(client.clone(), &options.namespace),
+            drains: drain::Memory::default(),
+            volumes: volumes::Known::default(),
+            alarms: Mutex::default(),
             client,
             options,
             stores,
@@ -129,6 +145,19 @@ impl Context {
         for endpoint in named {
             // The receiver is gone only when the operator is shutting down.
             let _ = self.endpoints.unbounded_send(ObjectRef::new(endpoint).within(namespace).into());
+        }
+    }
+
+    /// Shows the alarms of a cluster in the metrics, and no others of it.
+    pub fn show(&self, namespace: &str, cluster: &str, alarms: Vec<Alarm>) {
+        let key = (namespace.to_owned(), cluster.to_owned());
+        let mut shown = self.alarms.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = shown.insert(key, alarms.clone()).unwrap_or_default();
+        for alarm in old.iter().filter(|alarm| !alarms.contains(alarm)) {
+            self.metrics.alarms.remove(alarm);
+        }
+        for alarm in alarms {
+            self.metrics.alarms.get_or_create(&alarm).set(1);
         }
     }
 

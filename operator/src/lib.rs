@@ -15,6 +15,7 @@
 //!
 //! What it does not do: connect to archives or read the journals.
 
+pub mod anchors;
 pub mod cluster;
 pub mod conditions;
 pub mod context;

@@ -70,6 +70,10 @@ pub struct Options {
     #[arg(long, hide = true, default_value_t = cartulary_compliance::names::ADMIN_PORT)]
     pub status_port: u16,
 
+    /// Seconds for which a pod may be gone before a Job drains its journal.
+    #[arg(long, hide = true, default_value_t = 60)]
+    pub drain_grace_seconds: u64,
+
     /// Seconds between two looks at the sidecars.
     #[arg(long, env = "CARTULARY_POLL_SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     pub poll_seconds: u64,

@@ -22,6 +22,9 @@ pub const UNUSED: &str = "Unused";
 /// More than one ArchiveEndpoint would be the default.
 pub const SECOND_DEFAULT: &str = "SecondDefaultEndpoint";
 
+/// An alarm is over; the event's message names it.
+pub const ALARM_CLEARED: &str = "AlarmCleared";
+
 /// Reasons for which a pod is refused.
 pub mod refusal {
     /// The XMPPCluster named by the pod's label does not exist.

@@ -13,6 +13,7 @@ use cartulary_compliance::names::label;
 use cartulary_crds::{ArchiveEndpoint, XmppCluster};
 use futures::channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
 use futures::{Stream, StreamExt, TryStreamExt};
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::api::PartialObjectMeta;
 use kube::core::NamespaceResourceScope;
@@ -49,6 +50,7 @@ pub async fn run(
     let (secrets, secrets_writer) = store();
     let (pods, pods_writer) = store();
     let (claims, claims_writer) = store();
+    let (jobs, jobs_writer) = store();
     let (cluster_sender, cluster_queue) = unbounded();
     let (endpoint_sender, endpoint_queue) = unbounded();
     let trigger = Trigger {
@@ -62,7 +64,8 @@ pub async fn run(
         Reporter { controller: "cartulary-operator".to_owned(), instance: std::env::var("POD_NAME").ok() },
     );
     let http = http_client();
-    let watched = Stores { clusters: clusters.clone(), endpoints: endpoints.clone(), secrets, pods, claims };
+    let watched =
+        Stores { clusters: clusters.clone(), endpoints: endpoints.clone(), secrets, pods, claims, jobs };
     let context = Arc::new(Context::new(
         client.clone(),
         options,
@@ -81,6 +84,14 @@ pub async fn run(
     let (view, of_cluster, of_endpoint) = (context.clone(), trigger.clone(), trigger.clone());
     let (of_secret, of_pod, of_claim) = (trigger.clone(), trigger.clone(), trigger.clone());
     let cluster_api = api::<XmppCluster>(&client, &scope);
+    let of_job = trigger.clone();
+    let draining = follow(
+        api(&client, &scope),
+        watcher::Config::default().labels(label::DRAIN),
+        jobs_writer,
+        trigger.clone(),
+        move |job: &Job, _| of_job.owned(job),
+    );
     let watching = futures::future::join5(
         follow(
             cluster_api,
@@ -89,7 +100,9 @@ pub async fn run(
             trigger.clone(),
             move |cluster: &XmppCluster, gone| {
                 if gone {
-                    view.observe(&cluster.namespace().unwrap_or_default(), &cluster.name_any(), None);
+                    let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
+                    view.observe(&namespace, &name, None);
+                    view.show(&namespace, &name, Vec::new());
                 } else if cluster_generations.changed(cluster) {
                     of_cluster.cluster(ObjectRef::from_obj(cluster));
                 }
@@ -128,6 +141,7 @@ pub async fn run(
         let _ = stores.secrets.wait_until_ready().await;
         let _ = stores.pods.wait_until_ready().await;
         let _ = stores.claims.wait_until_ready().await;
+        let _ = stores.jobs.wait_until_ready().await;
         tracing::info!(scope, clusters = clusters.len(), "everything is known, looking after it");
         ready();
         futures::join!(
@@ -153,7 +167,7 @@ pub async fn run(
             )),
         );
     };
-    futures::join!(watching, working);
+    futures::join!(watching, draining, working);
 }
 
 /// Asks sidecars: never through a proxy, never somewhere else than at the pod.
@@ -240,6 +254,17 @@ impl Trigger {
         if let (Some(cluster), Some(namespace)) = (object.labels().get(label::CLUSTER), object.namespace()) {
             let cluster = ObjectRef::new(cluster).within(&namespace);
             // Labels may name what does not exist.
+            if self.known_clusters.get(&cluster).is_some() {
+                self.cluster(cluster);
+            }
+        }
+    }
+
+    /// The cluster that owns an object.
+    fn owned<K: Resource>(&self, object: &K) {
+        let owners = object.owner_references().iter().filter(|owner| owner.kind == XmppCluster::kind(&()));
+        for owner in owners {
+            let cluster = ObjectRef::new(&owner.name).within(&object.namespace().unwrap_or_default());
             if self.known_clusters.get(&cluster).is_some() {
                 self.cluster(cluster);
             }

@@ -1,8 +1,11 @@
 //! What is said of a cluster's pods: a table from what was seen to what status and reason come out.
 
+use cartulary_compliance::config::AlarmSettings;
 use cartulary_compliance::names::condition;
 use cartulary_compliance::status::{ConfigStatus, EndpointStatus, HostCoverage, LinkStatus, SidecarStatus};
 use cartulary_crds::{ConfigurationStatus, XmppCluster, XmppClusterStatus};
+use cartulary_operator::anchors::Report;
+use cartulary_operator::cluster::alarms;
 use cartulary_operator::cluster::apply::Applied;
 use cartulary_operator::cluster::coverage::{Observation, Sidecar, judge, recording};
 use cartulary_operator::cluster::dereference::Gathered;
@@ -52,8 +55,18 @@ fn written(observations: Vec<Observation>, accepted: Result<Option<Problem>, Pro
         generation: 3,
         hash: "new".into(),
     });
-    let outcome =
-        Outcome { accepted, applied: Some(applied), endpoints: vec!["records".into()], observations };
+    let now = Timestamp::UNIX_EPOCH.as_microsecond();
+    let raised = alarms::raised(&observations, &[], &Report::default(), AlarmSettings::default(), now);
+    let outcome = Outcome {
+        accepted,
+        applied: Some(applied),
+        endpoints: vec!["records".into()],
+        observations,
+        raised,
+        journals: Vec::new(),
+        volumes: Default::default(),
+        anchors: Report::default(),
+    };
     status(&cluster, &XmppClusterStatus::default(), &Gathered::default(), &outcome, Timestamp::UNIX_EPOCH)
 }
 
@@ -67,6 +80,7 @@ fn each_way_of_not_being_recorded_has_its_reason() {
     let cases = [
         (vec![], reason::NO_PODS),
         (vec![pod("a", Sidecar::Missing)], reason::SIDECAR_MISSING),
+        (vec![pod("a", Sidecar::Foreign("team/other".into()))], reason::SIDECAR_MISSING),
         (vec![pod("a", Sidecar::NotRunning)], reason::PENDING),
         (vec![pod("a", Sidecar::Unreachable("refused".into()))], reason::SIDECAR_UNREACHABLE),
         (vec![answered("a", |status| status.link.connected = false)], reason::PLUGIN_NOT_CONNECTED),

@@ -87,12 +87,12 @@ pub async fn claims(
         &cluster.namespace().unwrap_or_default(),
     );
     let living = gathered.pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
-    let wanted: Vec<&str> = living.filter_map(|pod| journals::claim_of(pod)).collect();
-    for name in wanted {
+    let wanted = living.filter_map(|pod| Some((pod, journals::claim_of(pod)?)));
+    for (pod, name) in wanted {
         if gathered.claim_names.contains(name) {
             continue;
         }
-        match api.create(&PostParams::default(), &journals::claim(cluster, name)).await {
+        match api.create(&PostParams::default(), &journals::claim(cluster, name, pod)).await {
             Ok(_) => tracing::info!(claim = name, "made a claim for a journal"),
             // It is there, and we have not seen it yet.
             Err(kube::Error::Api(status)) if status.code == 409 => {}

@@ -40,7 +40,7 @@ pub fn build(validated: Validated, cluster: &XmppCluster) -> Prepared {
         endpoints: validated.endpoints,
         journal: validated.journal,
         link: validated.link,
-        alarms: Default::default(),
+        alarms: validated.alarms,
     };
     let json = config.to_json().expect("maps have text as keys, and nothing else can fail");
     let hash = hex(&Sha256::digest(&json));
@@ -63,7 +63,8 @@ pub fn build(validated: Validated, cluster: &XmppCluster) -> Prepared {
 }
 
 /// Without `blockOwnerDeletion`, which would need the right to update finalizers.
-fn owner(cluster: &XmppCluster) -> OwnerReference {
+#[must_use]
+pub fn owner(cluster: &XmppCluster) -> OwnerReference {
     OwnerReference {
         api_version: XmppCluster::api_version(&()).into_owned(),
         kind: XmppCluster::kind(&()).into_owned(),

@@ -42,16 +42,28 @@ pub enum Sidecar {
     NotRunning,
     /// It does not answer; why.
     Unreachable(String),
+    /// It answered as the sidecar of another XMPPCluster.
+    Foreign(String),
     /// It answered.
     Answered(Box<SidecarStatus>),
 }
 
 /// Asks the sidecars of all pods at once.
-pub async fn observe(pods: &[Arc<Pod>], context: &Context) -> Vec<Observation> {
+pub async fn observe(cluster: &str, pods: &[Arc<Pod>], context: &Context) -> Vec<Observation> {
     let port = context.options.status_port;
     let looks: Vec<_> = pods.iter().map(|pod| look(pod.clone(), context.http.clone(), port)).collect();
-    let mut observations: Vec<_> = futures::stream::iter(looks).buffer_unordered(CONCURRENT).collect().await;
-    observations.sort_by(|a: &Observation, b| a.pod.cmp(&b.pod));
+    let mut observations: Vec<Observation> =
+        futures::stream::iter(looks).buffer_unordered(CONCURRENT).collect().await;
+    for observation in &mut observations {
+        // Another label on the pod does not change whose configuration its sidecar runs.
+        if let Sidecar::Answered(status) = &observation.sidecar
+            && !status.cluster.is_empty()
+            && status.cluster != cluster
+        {
+            observation.sidecar = Sidecar::Foreign(cut(&status.cluster));
+        }
+    }
+    observations.sort_by(|a, b| a.pod.cmp(&b.pod));
     observations
 }
 
@@ -140,6 +152,11 @@ impl Observation {
     pub fn uncovered(&self) -> Option<Fault> {
         let fault = |reason, message: String| Some(Fault { reason, message });
         let status = match &self.sidecar {
+            Sidecar::Foreign(cluster) => {
+                let message =
+                    format!("its sidecar records for {cluster}: delete the pod, so that it is made anew");
+                return fault(reason::SIDECAR_MISSING, cut(&message));
+            }
             Sidecar::Missing => {
                 return fault(
                     reason::SIDECAR_MISSING,

@@ -1,13 +1,15 @@
 //! Gathers what an XMPPCluster refers to. It decides nothing: what is missing is missing in the result.
 
+use super::drain::{RUN_AS, RunAs};
 use crate::context::Context;
 use crate::endpoint;
 use crate::endpoint::resolve::Secrets;
-use crate::inject::parts::config_secret;
+use crate::inject::parts::{config_secret, journal_claim};
 use cartulary_compliance::names::label;
 use cartulary_crds::{ArchiveEndpoint, JournalClaim, XmppCluster};
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::ResourceExt;
+use kube::runtime::reflector::ObjectRef;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -24,8 +26,27 @@ pub struct Gathered {
     pub pods: Vec<Arc<Pod>>,
     /// The claims that hold its journals.
     pub claims: Vec<JournalClaim>,
+    /// The same, with what draining them needs.
+    pub journals: Vec<Claim>,
     /// The names of all claims of the namespace.
     pub claim_names: BTreeSet<String>,
+}
+
+/// A claim that holds a journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// Its name.
+    pub name: String,
+    /// Its uid.
+    pub uid: String,
+    /// The pod it is of.
+    pub pod: String,
+    /// Whether there is a pod of that name, in whatever state.
+    pub has_pod: bool,
+    /// Whether it is being deleted.
+    pub deleting: bool,
+    /// As whom its journal is written.
+    pub run_as: RunAs,
 }
 
 /// Gathers it.
@@ -50,9 +71,22 @@ pub async fn dereference(cluster: &XmppCluster, context: &Context) -> Result<Gat
         if claim.labels().get(label::CLUSTER) == Some(&name) {
             let in_use = gathered.pods.iter().any(|pod| super::journals::claim_of(pod) == Some(&claim_name));
             gathered.claims.push(JournalClaim { name: claim_name.clone(), in_use });
+            if let Some(pod) = claim_name.strip_prefix(&*journal_claim("")) {
+                let run_as = claim.annotations().get(RUN_AS).and_then(|text| serde_json::from_str(text).ok());
+                gathered.journals.push(Claim {
+                    uid: claim.uid().unwrap_or_default(),
+                    pod: pod.to_owned(),
+                    has_pod: in_use
+                        || context.stores.pods.get(&ObjectRef::new(pod).within(&namespace)).is_some(),
+                    deleting: claim.metadata.deletion_timestamp.is_some(),
+                    run_as: run_as.unwrap_or_default(),
+                    name: claim_name.clone(),
+                });
+            }
         }
         gathered.claim_names.insert(claim_name);
     }
+    gathered.journals.sort_by(|a, b| a.name.cmp(&b.name));
     gathered.claims.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(gathered)
 }

@@ -6,6 +6,7 @@
 //!
 //! Invariant: a claim is never changed, owned or deleted (it may hold records that no archive has).
 
+use super::drain::{RUN_AS, RunAs};
 use super::validate::DEFAULT_CLAIM;
 use crate::inject::parts::JOURNAL_VOLUME;
 use cartulary_compliance::names::label;
@@ -23,9 +24,9 @@ pub fn claim_of(pod: &Pod) -> Option<&str> {
     Some(&volume.persistent_volume_claim.as_ref()?.claim_name)
 }
 
-/// The claim `name` for a pod of `cluster`.
+/// The claim `name` for the pod of `cluster`. It keeps as whom the journal is written, for when the pod is gone.
 #[must_use]
-pub fn claim(cluster: &XmppCluster, name: &str) -> PersistentVolumeClaim {
+pub fn claim(cluster: &XmppCluster, name: &str, pod: &Pod) -> PersistentVolumeClaim {
     let journal = &cluster.spec.journal;
     let size = journal.size.as_ref().map_or(DEFAULT_CLAIM, |size| size.0.as_str());
     PersistentVolumeClaim {
@@ -35,6 +36,9 @@ pub fn claim(cluster: &XmppCluster, name: &str) -> PersistentVolumeClaim {
             labels: Some(
                 [(label::CLUSTER.to_owned(), cluster.metadata.name.clone().unwrap_or_default())].into(),
             ),
+            annotations: serde_json::to_string(&RunAs::of(pod))
+                .ok()
+                .map(|text| [(RUN_AS.to_owned(), text)].into()),
             ..ObjectMeta::default()
         },
         spec: Some(PersistentVolumeClaimSpec {

@@ -3,14 +3,18 @@
 //! Invariants: a declaration that cannot be carried out leaves the last good configuration running and says why; validation
 //! errors wait for a change; an idle cluster is asked for its status again and again, and written about only when that changed.
 
+pub mod alarms;
 pub mod apply;
 pub mod build;
 pub mod coverage;
 pub mod dereference;
+pub mod drain;
 pub mod journals;
 pub mod status;
 pub mod validate;
+pub mod volumes;
 
+use crate::anchors::Shown;
 use crate::conditions::Problem;
 use crate::context::{ClusterView, Context};
 use crate::reasons as reason;
@@ -31,6 +35,7 @@ pub async fn reconcile(cluster: Arc<XmppCluster>, context: Arc<Context>) -> Resu
     let namespace = cluster.namespace().unwrap_or_default();
     if cluster.metadata.deletion_timestamp.is_some() {
         context.observe(&namespace, &cluster.name_any(), None);
+        context.show(&namespace, &cluster.name_any(), Vec::new());
         return Ok(Action::await_change());
     }
     let old = touch(&cluster, &context).await?;
@@ -41,20 +46,43 @@ pub async fn reconcile(cluster: Arc<XmppCluster>, context: Arc<Context>) -> Resu
     if let Err(error) = apply::claims(&cluster, &gathered, &context).await {
         failed = failed.or(Some(error));
     }
-    let observations = coverage::observe(&gathered.pods, &context).await;
+    let name = format!("{namespace}/{}", cluster.name_any());
+    let observations = coverage::observe(&name, &gathered.pods, &context).await;
     context.observe(&namespace, &cluster.name_any(), Some(view(&endpoints, &observations)));
-    let outcome = Outcome { accepted, applied, endpoints, observations };
+    let anchors = context.anchors.look(&namespace, &cluster.name_any(), &shown(&observations)).await;
+    let (journals, soon) = drain::attend(&cluster, &gathered, applied.as_ref(), &context).await;
+    let volumes = volumes::retain(&namespace, &gathered.journals, &context).await;
+    let settings = validate::alarms(&cluster).unwrap_or_default();
+    let now = Timestamp::now();
+    let raised = alarms::raised(&observations, &journals, &anchors, settings, now.as_microsecond());
+    context.show(&namespace, &cluster.name_any(), alarms::labels(&raised, &namespace, &cluster.name_any()));
+    let pending = anchors.pending || volumes.len() < gathered.journals.len();
+    let outcome = Outcome { accepted, applied, endpoints, observations, raised, journals, volumes, anchors };
 
-    let new = status::status(&cluster, &old, &gathered, &outcome, Timestamp::now());
+    let new = status::status(&cluster, &old, &gathered, &outcome, now);
     if new != old {
         write::status(&context, &*cluster, &new).await?;
         write::events(&context, &*cluster, &old.conditions, &new.conditions).await;
+        let told = alarms::told(&old.alarms, &new.alarms, &outcome.raised);
+        write::alarms(&context, &*cluster, told).await;
     }
-    match failed {
-        Some(error) => Err(error),
-        None if gathered.pods.is_empty() => Ok(Action::await_change()),
-        None => Ok(Action::requeue(context.options.poll_interval())),
+    let poll = (pending || !gathered.pods.is_empty()).then(|| context.options.poll_interval());
+    match (failed, [poll, soon].into_iter().flatten().min()) {
+        (Some(error), _) => Err(error),
+        (None, None) => Ok(Action::await_change()),
+        (None, Some(pause)) => Ok(Action::requeue(pause)),
     }
+}
+
+/// What pods show of their journals.
+fn shown(observations: &[Observation]) -> Vec<Shown<'_>> {
+    let answered = observations.iter().filter_map(|pod| match &pod.sidecar {
+        Sidecar::Answered(status) => {
+            Some(Shown { pod: &pod.pod, journal: &status.journal.id, heads: &status.heads })
+        }
+        _ => None,
+    });
+    answered.collect()
 }
 
 /// Writes Ready=Unknown on what was never looked at, so that tools that wait for a status do not take its absence for success.

@@ -5,7 +5,7 @@ use crate::conditions::Problem;
 use crate::endpoint::resolve::resolve;
 use crate::reasons as reason;
 use cartulary_compliance::config::{
-    Archiving, ClusterRef, Endpoint, EndpointTarget, JournalSettings, LinkSettings,
+    AlarmSettings, Archiving, ClusterRef, Endpoint, EndpointTarget, JournalSettings, LinkSettings,
 };
 use cartulary_crds::{ByteSize, ScalarError, XmppCluster};
 use std::collections::BTreeMap;
@@ -30,6 +30,8 @@ pub struct Validated {
     pub journal: JournalSettings,
     /// Limits of the link.
     pub link: LinkSettings,
+    /// When alarms are raised.
+    pub alarms: AlarmSettings,
 }
 
 /// Checks it.
@@ -58,6 +60,7 @@ pub fn validate(cluster: &XmppCluster, gathered: &Gathered) -> Result<Validated,
         endpoints,
         journal: journal(cluster, beside)?,
         link: link(cluster)?,
+        alarms: alarms(cluster)?,
     })
 }
 
@@ -150,6 +153,16 @@ fn journal(cluster: &XmppCluster, archive_beside: bool) -> Result<JournalSetting
     }
     let keep = spec.keep_confirmed.duration().map_err(|error| wrong("journal.keepConfirmed", &error))?;
     Ok(JournalSettings { max_bytes, keep_confirmed_seconds: keep.as_secs(), ephemeral: spec.ephemeral })
+}
+
+/// When alarms are raised, for the sidecars and for the operator itself.
+pub fn alarms(cluster: &XmppCluster) -> Result<AlarmSettings, Problem> {
+    let spec = &cluster.spec.alarms;
+    let waiting = spec.waiting_too_long.duration().map_err(|error| wrong("alarms.waitingTooLong", &error))?;
+    Ok(AlarmSettings {
+        high_water_percent: u32::try_from(spec.high_water_percent.clamp(1, 100)).unwrap_or(100),
+        waiting_too_long_seconds: u32::try_from(waiting.as_secs()).unwrap_or(u32::MAX),
+    })
 }
 
 fn link(cluster: &XmppCluster) -> Result<LinkSettings, Problem> {

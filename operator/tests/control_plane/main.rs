@@ -4,6 +4,7 @@ mod admission;
 mod chart;
 mod definitions;
 mod glass;
+mod journals;
 mod leading;
 mod policy;
 mod reconciling;

@@ -111,7 +111,17 @@ impl World {
     /// [`Self::start`] with further words on the operator's command line.
     pub async fn start_with(test: &str, words: &[&str]) -> Result<Self> {
         let webhook = TcpListener::bind("127.0.0.1:0").await?;
-        let mut world = Self::without_operator(test, webhook.local_addr()?.port()).await?;
+        let world = Self::without_operator(test, webhook.local_addr()?.port()).await?;
+        world.operate_on(webhook, words).await
+    }
+
+    /// Starts the operator where nobody asks its webhooks.
+    pub async fn operate(self, words: &[&str]) -> Result<Self> {
+        self.operate_on(TcpListener::bind("127.0.0.1:0").await?, words).await
+    }
+
+    async fn operate_on(self, webhook: TcpListener, words: &[&str]) -> Result<Self> {
+        let mut world = self;
         let listeners = Listeners { webhook, health: TcpListener::bind("127.0.0.1:0").await? };
         let health = listeners.health.local_addr()?;
         let options =

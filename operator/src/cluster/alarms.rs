@@ -1,0 +1,194 @@
+//! The alarms of an XMPPCluster: what its sidecars' states mean, and what only the operator sees (MA-10, P7). Pure.
+
+use super::coverage::{Observation, Sidecar};
+use super::drain::View;
+use crate::anchors::Report;
+use crate::conditions::Finding;
+use crate::metrics;
+use crate::reasons as reason;
+use cartulary_compliance::alarms::{self, ALL, Alarm, Severity, of_node};
+use cartulary_compliance::config::AlarmSettings;
+use cartulary_compliance::names::condition;
+use cartulary_crds::AlarmStatus;
+
+/// An alarm that is raised.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Raised {
+    /// Which.
+    pub alarm: Alarm,
+    /// The pod it is about; empty where it is about none.
+    pub node: String,
+    /// The endpoint it is about.
+    pub endpoint: Option<String>,
+    /// What exactly.
+    pub message: String,
+}
+
+/// The condition that an alarm turns; none where it is about the operator itself, or comes and goes with each message.
+#[must_use]
+pub fn condition_of(alarm: &Alarm) -> Option<&'static str> {
+    Some(match alarm.name {
+        name if name == alarms::SIDECAR_MISSING.name => condition::COVERED,
+        name if name == alarms::SIDECAR_UNREACHABLE.name => condition::COVERED,
+        name if name == alarms::PLUGIN_NOT_CONNECTED.name => condition::COVERED,
+        name if name == alarms::HOST_NOT_ARMED.name => condition::COVERED,
+        name if name == alarms::COUNT_MISMATCH.name => condition::COUNTED,
+        name if name == alarms::JOURNAL_UNATTENDED.name => condition::JOURNALS_ATTENDED,
+        name if name == alarms::DRAIN_FAILED.name => condition::JOURNALS_ATTENDED,
+        name if name == alarms::ANCHOR_CONFLICT.name => condition::ANCHORED,
+        name if name == alarms::ANCHORS_UNWRITABLE.name => condition::ANCHORED,
+        name if name == alarms::CONFIGURATION_NOT_TAKEN.name => condition::READY,
+        name if name == alarms::CERTIFICATE_EXPIRING.name => return None,
+        name if name == alarms::OPERATOR_ABSENT.name => return None,
+        name if name == alarms::JOURNAL_EPHEMERAL.name => return None,
+        _ => condition::RECORDING,
+    })
+}
+
+/// All alarms, the gravest first, in an order that does not change while they do not.
+#[must_use]
+pub fn raised(
+    observations: &[Observation],
+    journals: &[View],
+    anchors: &Report,
+    settings: AlarmSettings,
+    now_micros: i64,
+) -> Vec<Raised> {
+    let mut raised = Vec::new();
+    let mut raise = |alarm, node: &str, endpoint, message: String| {
+        raised.push(Raised { alarm, node: node.to_owned(), endpoint, message });
+    };
+    for pod in observations {
+        match &pod.sidecar {
+            Sidecar::Missing => {
+                raise(alarms::SIDECAR_MISSING, &pod.pod, None, "it runs without our sidecar".into())
+            }
+            Sidecar::Foreign(cluster) => {
+                raise(alarms::SIDECAR_MISSING, &pod.pod, None, format!("its sidecar records for {cluster}"));
+            }
+            Sidecar::Unreachable(why) => raise(alarms::SIDECAR_UNREACHABLE, &pod.pod, None, why.clone()),
+            Sidecar::NotRunning => {}
+            Sidecar::Answered(status) => {
+                for found in of_node(status, settings, now_micros) {
+                    raise(found.alarm, &pod.pod, found.endpoint, found.message);
+                }
+            }
+        }
+    }
+    for view in journals {
+        if let Some(alarm) = view.alarm {
+            raise(alarm, &view.pod, None, view.message.clone().unwrap_or_default());
+        }
+    }
+    for (node, message) in &anchors.conflicts {
+        raise(alarms::ANCHOR_CONFLICT, node, None, message.clone());
+    }
+    for (node, message) in &anchors.unwritable {
+        raise(alarms::ANCHORS_UNWRITABLE, node, None, message.clone());
+    }
+    let place = |alarm: &Alarm| ALL.iter().position(|known| known.name == alarm.name);
+    raised.sort_by(|a, b| {
+        (b.alarm.severity, place(&a.alarm), &a.node, &a.endpoint).cmp(&(
+            a.alarm.severity,
+            place(&b.alarm),
+            &b.node,
+            &b.endpoint,
+        ))
+    });
+    raised.dedup_by(|a, b| a.alarm.name == b.alarm.name && a.node == b.node && a.endpoint == b.endpoint);
+    raised
+}
+
+/// What the alarms that turn `kind` say of it; `good` while there are none.
+#[must_use]
+pub fn judge(kind: &'static str, raised: &[Raised], good: Finding) -> Finding {
+    let ours: Vec<_> = raised.iter().filter(|raised| condition_of(&raised.alarm) == Some(kind)).collect();
+    let Some(first) = ours.first() else { return good };
+    let rest = if ours.len() > 1 { format!(" (and {} more)", ours.len() - 1) } else { String::new() };
+    // Numbers that change with each look would be written with each look.
+    let message = match first.alarm.name {
+        name if name == alarms::WAITING_TOO_LONG.name => first.alarm.meaning.to_owned(),
+        name if name == alarms::REFUSED_UNRECORDED.name => first.alarm.meaning.to_owned(),
+        _ => first.message.clone(),
+    };
+    let node = if first.node.is_empty() { String::new() } else { format!("{}: ", first.node) };
+    Finding::new(kind, false, first.alarm.name, format!("{node}{message}{rest}"))
+}
+
+/// Whether a reason is the name of an alarm, whose beginning and end are told by themselves.
+#[must_use]
+pub fn is_alarm(of: &str) -> bool {
+    ALL.iter().any(|alarm| alarm.name == of)
+}
+
+/// As the status lists them. What comes and goes with each message is in the metrics alone.
+#[must_use]
+pub fn listed(raised: &[Raised]) -> Vec<AlarmStatus> {
+    let lasting = raised.iter().filter(|raised| raised.alarm.name != alarms::JOURNAL_EPHEMERAL.name);
+    lasting
+        .map(|raised| AlarmStatus {
+            alarm: raised.alarm.name.to_owned(),
+            severity: raised.alarm.severity.word().to_owned(),
+            node: Some(raised.node.clone()).filter(|node| !node.is_empty()),
+            endpoint: raised.endpoint.clone(),
+        })
+        .collect()
+}
+
+/// As the metric has them.
+#[must_use]
+pub fn labels(raised: &[Raised], namespace: &str, cluster: &str) -> Vec<metrics::Alarm> {
+    raised
+        .iter()
+        .map(|raised| metrics::Alarm {
+            alarm: raised.alarm.name,
+            namespace: namespace.to_owned(),
+            cluster: cluster.to_owned(),
+            node: raised.node.clone(),
+            endpoint: raised.endpoint.clone().unwrap_or_default(),
+        })
+        .collect()
+}
+
+/// An event to tell: whether it is for the worse, its reason, the pod, and a sentence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// For the worse.
+    pub warning: bool,
+    /// The alarm's name, or `AlarmCleared`.
+    pub reason: &'static str,
+    /// Pod and endpoint, which tell events of one reason apart.
+    pub about: String,
+    /// What exactly.
+    pub message: String,
+}
+
+/// What has begun and what has ended since `old` was written.
+#[must_use]
+pub fn told(old: &[AlarmStatus], new: &[AlarmStatus], raised: &[Raised]) -> Vec<Told> {
+    let about = |alarm: &AlarmStatus| {
+        let parts = [alarm.node.as_deref(), alarm.endpoint.as_deref()];
+        parts.into_iter().flatten().collect::<Vec<_>>().join(" ")
+    };
+    let begun = new.iter().filter(|alarm| !old.contains(alarm)).filter_map(|alarm| {
+        let found = raised.iter().find(|raised| {
+            raised.alarm.name == alarm.alarm
+                && raised.node == alarm.node.as_deref().unwrap_or_default()
+                && raised.endpoint == alarm.endpoint
+        })?;
+        let about = about(alarm);
+        let severity = if found.alarm.severity == Severity::Critical { "" } else { " (not urgent)" };
+        let message = format!("{about}: {}{severity}. {}", found.message, found.alarm.action);
+        Some(Told { warning: true, reason: found.alarm.name, about, message })
+    });
+    let ended = old.iter().filter(|alarm| !new.contains(alarm)).map(|alarm| {
+        let about = about(alarm);
+        Told {
+            warning: false,
+            reason: reason::ALARM_CLEARED,
+            message: format!("{} is over: {about}", alarm.alarm),
+            about: format!("{} {about}", alarm.alarm),
+        }
+    });
+    begun.chain(ended).collect()
+}
