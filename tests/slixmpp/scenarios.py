@@ -155,6 +155,7 @@ async def carbons(t, world, anna, ben):
     await phone.until(lambda: phone.copies, "the copy of what came")
     await anna.hears(t.say(ben, "one-to-one", anna.full, "from the desk"))
     await phone.until(lambda: len(phone.copies) > 1, "the copy of what was sent")
+    await phone.plugin["xep_0280"].disable()
     phone.send_presence(ptype="unavailable")
     await phone.settle()
 
