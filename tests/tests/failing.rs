@@ -674,7 +674,7 @@ async fn a_sidecar_that_does_not_answer_holds_messages_no_longer_than_declared_a
     for block in [true, false] {
         let start = World::builder().config(move |config| {
             config.archiving.block_if_unable_to_record = block;
-            config.link.answer_timeout_ms = 500;
+            config.link.answer_timeout_ms = 3000;
         });
         let world = start.start().await?;
         let (anna, ben) = (world.client("anna/desk").await?, world.client("ben/desk").await?);
@@ -740,7 +740,7 @@ async fn a_disk_that_hangs_holds_messages_no_longer_than_declared_and_loses_none
     for block in [true, false] {
         let start = World::builder().config(move |config| {
             config.archiving.block_if_unable_to_record = block;
-            config.link.answer_timeout_ms = 500;
+            config.link.answer_timeout_ms = 3000;
         });
         let world = start.start().await?;
         let (anna, ben) = (world.client("anna/desk").await?, world.client("ben/desk").await?);
