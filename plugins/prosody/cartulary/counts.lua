@@ -17,11 +17,11 @@ local KEPT = 32; -- days kept while there is nobody to tell
 local days = {}; -- by number; a day ends here when its last word was told
 local current, first_second, next_second = nil, 0, 0;
 
--- The day of each message that was read, until it is asked about or ended.
+-- When each message was read, seconds, until it is asked about or ended.
 local read = setmetatable({}, { __mode = "k" });
 
-local function today()
-	local now = time_now();
+local function today(now)
+	now = now or time_now();
 	if now >= next_second or now < first_second then
 		local number = floor(now / DAY);
 		first_second, next_second = number * DAY, (number + 1) * DAY;
@@ -39,9 +39,16 @@ end
 
 -- A message was read from a stream.
 function counts.said(stanza)
-	local day = today();
+	local now = time_now();
+	local day = today(now);
 	day.said, day.queued, day.changed = day.said + 1, day.queued + 1, true;
-	read[stanza] = day;
+	read[stanza] = now;
+end
+
+-- When a message was read, seconds; of one that nobody was seen to say, now. Its event says the same, so that archive and counts
+-- mean the same day.
+function counts.read_at(held, stanza)
+	return held and held.read_at or read[stanza] or time_now();
 end
 
 -- Whether it was read, and nobody was asked about it yet.
@@ -50,16 +57,18 @@ function counts.is_open(stanza)
 end
 
 local function leave_queue(stanza)
-	local day = read[stanza];
-	if not day then return nil; end
+	local at = read[stanza];
+	local day = at and days[floor(at / DAY)];
 	read[stanza] = nil;
+	if not day then return nil; end
 	day.queued, day.changed = day.queued - 1, true;
 	return day;
 end
 
 -- It is asked about; `held` carries the day until counts.settled(). A message that nobody was seen to say is of today.
 function counts.asking(held, stanza)
-	local day = leave_queue(stanza) or today();
+	held.read_at = counts.read_at(held, stanza);
+	local day = leave_queue(stanza) or today(held.read_at);
 	day.asking, day.changed = day.asking + 1, true;
 	held.day = day;
 end

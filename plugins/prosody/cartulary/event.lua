@@ -58,9 +58,9 @@ function event.recipient(tag, r)
 	return text(tag, concat(parts));
 end
 
--- The fields of an event with this id, its target, for a room its object, and the bare JID it is for. `host` took the stanza in.
+-- The fields of an event with this id, seen `at` (seconds; now if nil), its target, for a room its object, and the bare JID it is for. `host` took the stanza in.
 -- The stanza is serialised here and nowhere else.
-function event.describe(event_id, ingress, host, origin, stanza)
+function event.describe(event_id, ingress, host, origin, stanza, at)
 	local from = stanza.attr.from or host;
 	local own = origin and origin.username and origin.username.."@"..origin.host or jid_bare(from);
 	local target, list, room, bare, room_jid = recipients.of(stanza, own);
@@ -69,7 +69,7 @@ function event.describe(event_id, ingress, host, origin, stanza)
 		text(3, tostring(stanza)),
 		stanza.attr.to and text(5, stanza.attr.to) or "",
 		u8(6, target),
-		wire.time(11, floor(now() * 1e6)),
+		wire.time(11, floor((at or now()) * 1e6)),
 		room_jid and text(12, room_jid) or "",
 		text(13, event_id),
 	};

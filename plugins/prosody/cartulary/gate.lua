@@ -118,7 +118,7 @@ local function pose(held, stanza, origin, ingress, host)
 	held.id, held.kind, held.from, held.to = attr.id, attr.type, attr.from, attr.to;
 	held.done, held.event_id = on_settled, ids.new();
 	local body;
-	body, held.target, held.room, held.bare = describe.describe(held.event_id, ingress, host, origin, stanza);
+	body, held.target, held.room, held.bare = describe.describe(held.event_id, ingress, host, origin, stanza, counts.read_at(held, stanza));
 	local asked, why = link.ask(held, body);
 	if not asked then held.settled, held.failure = true, why; end
 	return asked;

@@ -58,6 +58,23 @@ function tests.ev_2_said_is_the_sum_of_the_others_at_every_moment()
 	end
 end
 
+function tests.an_event_says_the_time_that_its_day_was_counted_by()
+	local counts = fresh();
+	local midnight = (clock // 86400 + 1) * 86400;
+	local before = clock;
+	clock = midnight - 1;
+	local stanza, held = {}, {};
+	counts.said(stanza);
+	clock = midnight + 5;
+	assert(counts.read_at(held, stanza) == midnight - 1); -- asked about ahead of its turn
+	counts.asking(held, stanza);
+	assert(counts.read_at(held, stanza) == midnight - 1); -- and in its turn
+	counts.settled(held, "recorded");
+	local told = report(counts, true);
+	assert(told[1][1] == midnight // 86400 - 1 and told[1][3] == 1 and balanced(told[1]));
+	clock = before;
+end
+
 function tests.ev_2_a_message_that_went_by_unasked_is_missed()
 	local counts = fresh();
 	local by, asked, held = {}, {}, {};
