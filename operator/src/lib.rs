@@ -31,9 +31,11 @@ pub mod webhook;
 pub mod write;
 
 use anyhow::Context as _;
+use cartulary_compliance::alarms::CERTIFICATE_EXPIRING;
 use cartulary_crds::{ArchiveEndpoint, XmppCluster};
 use health::Readiness;
 use inject::SidecarImage;
+use k8s_openapi::jiff::Timestamp;
 use kube::api::ListParams;
 use kube::{Api, Client};
 use leader::{Candidate, Fence};
@@ -45,6 +47,8 @@ use tokio::net::TcpListener;
 use tokio::sync::watch::{Receiver, channel};
 use webhook::Webhooks;
 
+/// How long before its end a certificate that was not renewed is an alarm.
+const EXPIRING_SECONDS: i64 = 7 * 24 * 3600;
 /// How long giving the lead back may hold up the end.
 const RELEASE: Duration = Duration::from_secs(3);
 
@@ -132,8 +136,27 @@ async fn lead(
         tokio::select! {
             _ = futures::future::join_all(looking) => anyhow::bail!("the watches ended"),
             result = leading.wait_for(|leads| !*leads) => drop(result?),
+            () = watch_certificate(metrics, &options.namespace) => {}
         }
         metrics.alarms.clear();
+    }
+}
+
+/// Raises the alarm that is about no XMPPCluster. A certificate is renewed long before it expires, if nothing is in the way.
+async fn watch_certificate(metrics: &Metrics, namespace: &str) {
+    let alarm = metrics::Alarm {
+        alarm: CERTIFICATE_EXPIRING.name,
+        namespace: namespace.to_owned(),
+        ..metrics::Alarm::default()
+    };
+    loop {
+        let expires = metrics.certificate_expires.get();
+        if expires > 0 && expires < Timestamp::now().as_second() + EXPIRING_SECONDS {
+            metrics.alarms.get_or_create(&alarm).set(1);
+        } else {
+            metrics.alarms.remove(&alarm);
+        }
+        tokio::time::sleep(Duration::from_secs(60)).await;
     }
 }
 

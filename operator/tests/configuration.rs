@@ -4,6 +4,7 @@
 
 use cartulary_compliance::config::{SECRET_KEY, SidecarConfig};
 use cartulary_crds::{ArchiveEndpoint, XmppCluster};
+use cartulary_operator::cluster::apply::fits;
 use cartulary_operator::cluster::build::{Prepared, build};
 use cartulary_operator::cluster::dereference::Gathered;
 use cartulary_operator::cluster::validate::{validate, warning};
@@ -182,4 +183,23 @@ fn an_archive_of_half_conversations_is_warned_about() {
     assert_eq!(reason_of(json!({})), Some(reason::OUTBOUND_OFF));
     assert_eq!(reason_of(json!({ "inbound": false })), Some(reason::ARCHIVING_OFF));
     assert_eq!(reason_of(json!({ "outbound": true })), None);
+}
+
+#[test]
+fn a_configuration_that_no_secret_can_hold_is_refused_before_it_is_written() {
+    let endpoints = [("main", postgresql(true))];
+    let mut gathered = gathered(&endpoints);
+    assert!(fits(&made(json!({}), &gathered)).is_ok());
+    // Digits of a generator: they hardly compress.
+    let mut state = 1_u64;
+    let noise: String = (0..300_000)
+        .map(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            format!("{:08x}", state >> 32)
+        })
+        .collect();
+    gathered.secrets.insert("authority".to_owned(), secret(&[("ca.crt", &noise)]));
+    let problem = fits(&made(json!({}), &gathered)).expect_err("too large");
+    assert_eq!(problem.reason, reason::CONFIGURATION_TOO_LARGE);
+    assert!(problem.message.contains("nodeEndpoints"), "{}", problem.message);
 }

@@ -1,14 +1,16 @@
 //! What is said of a cluster's pods: a table from what was seen to what status and reason come out.
 
+use cartulary_compliance::alarms::{ALL, DRAIN_FAILED};
 use cartulary_compliance::config::AlarmSettings;
 use cartulary_compliance::names::condition;
 use cartulary_compliance::status::{ConfigStatus, EndpointStatus, HostCoverage, LinkStatus, SidecarStatus};
-use cartulary_crds::{ConfigurationStatus, XmppCluster, XmppClusterStatus};
+use cartulary_crds::{ConfigurationStatus, JournalClaim, XmppCluster, XmppClusterStatus};
 use cartulary_operator::anchors::Report;
 use cartulary_operator::cluster::alarms;
 use cartulary_operator::cluster::apply::Applied;
 use cartulary_operator::cluster::coverage::{Observation, Sidecar, judge, recording};
 use cartulary_operator::cluster::dereference::Gathered;
+use cartulary_operator::cluster::drain::View;
 use cartulary_operator::cluster::status::{Outcome, status};
 use cartulary_operator::conditions::{Problem, find};
 use cartulary_operator::reasons as reason;
@@ -47,6 +49,14 @@ fn answered(name: &str, change: impl FnOnce(&mut SidecarStatus)) -> Observation 
 }
 
 fn written(observations: Vec<Observation>, accepted: Result<Option<Problem>, Problem>) -> XmppClusterStatus {
+    written_with(observations, accepted, Vec::new())
+}
+
+fn written_with(
+    observations: Vec<Observation>,
+    accepted: Result<Option<Problem>, Problem>,
+    journals: Vec<View>,
+) -> XmppClusterStatus {
     let mut cluster =
         XmppCluster::new("chat", serde_json::from_value(json!({ "server": "Prosody" })).expect("a spec"));
     cluster.metadata.generation = Some(3);
@@ -56,18 +66,20 @@ fn written(observations: Vec<Observation>, accepted: Result<Option<Problem>, Pro
         hash: "new".into(),
     });
     let now = Timestamp::UNIX_EPOCH.as_microsecond();
-    let raised = alarms::raised(&observations, &[], &Report::default(), AlarmSettings::default(), now);
+    let raised = alarms::raised(&observations, &journals, &Report::default(), AlarmSettings::default(), now);
     let outcome = Outcome {
         accepted,
         applied: Some(applied),
         endpoints: vec!["records".into()],
         observations,
         raised,
-        journals: Vec::new(),
+        journals,
         volumes: Default::default(),
         anchors: Report::default(),
     };
-    status(&cluster, &XmppClusterStatus::default(), &Gathered::default(), &outcome, Timestamp::UNIX_EPOCH)
+    let claims = outcome.journals.iter().map(|view| JournalClaim { name: view.claim.clone(), in_use: false });
+    let gathered = Gathered { claims: claims.collect(), ..Gathered::default() };
+    status(&cluster, &XmppClusterStatus::default(), &gathered, &outcome, Timestamp::UNIX_EPOCH)
 }
 
 fn ready(status: &XmppClusterStatus) -> (&str, &str) {
@@ -147,4 +159,77 @@ fn looking_again_at_the_same_changes_nothing() {
     let first = written(vec![answered("a", |_| ())], Ok(None));
     assert_eq!(first, written(vec![answered("a", |_| ())], Ok(None)));
     assert!(first.conditions.iter().all(|condition| condition.observed_generation == Some(3)));
+}
+
+#[test]
+fn p7_each_alarm_turns_one_condition_and_is_listed() {
+    let table: [(&str, &str, fn(&mut SidecarStatus)); 5] = [
+        ("HookFailed", condition::RECORDING, |s| s.counts.failed_hooks = 1),
+        ("RefusedUnrecorded", condition::RECORDING, |s| s.refused_lately = 1),
+        ("CountMismatch", condition::COUNTED, |s| s.counts.passed_by = 1),
+        ("OutcomesLost", condition::RECORDING, |s| s.counts.outcomes_lost = 1),
+        ("PluginNotConnected", condition::COVERED, |s| s.link.connected = false),
+    ];
+    for (alarm, kind, change) in table {
+        let status = written(vec![answered("a", change)], Ok(None));
+        let found = find(&status.conditions, kind).expect("written");
+        assert_eq!((found.status.as_str(), found.reason.as_str()), ("False", alarm));
+        assert_eq!((status.alarms[0].alarm.as_str(), status.alarms[0].node.as_deref()), (alarm, Some("a")));
+    }
+    let page = include_str!("../../docs/resources.md");
+    let (_, table) = page.split_once("## Alarms").expect("a section");
+    let (table, _) = table.split_once("## ").expect("another");
+    for alarm in ALL {
+        let row =
+            table.lines().find(|line| line.contains(&format!("`{}`", alarm.name)) && line.starts_with('|'));
+        let row = row.unwrap_or_else(|| panic!("{} is not in docs/resources.md", alarm.name));
+        let kind = alarms::condition_of(alarm).map_or("none".to_owned(), |kind| format!("`{kind}`"));
+        assert!(row.starts_with(&format!("| {kind}")), "{row}");
+    }
+}
+
+#[test]
+fn an_alarm_s_beginning_and_end_are_told_once() {
+    let observations = vec![answered("a", |s| s.counts.passed_by = 1), pod("b", Sidecar::Missing)];
+    let raised = alarms::raised(&observations, &[], &Report::default(), AlarmSettings::default(), 0);
+    let now = alarms::listed(&raised);
+    let names = |told: Vec<alarms::Told>| {
+        told.into_iter().map(|told| (told.reason, told.warning)).collect::<Vec<_>>()
+    };
+    assert_eq!(names(alarms::told(&[], &now, &raised)), [("SidecarMissing", true), ("CountMismatch", true)]);
+    assert_eq!(names(alarms::told(&now, &now, &raised)), []);
+    let cleared = alarms::told(&now, &now[..1], &raised);
+    assert!(cleared[0].message.contains("CountMismatch"), "{cleared:?}");
+    assert_eq!(names(cleared), [(reason::ALARM_CLEARED, false)]);
+}
+
+#[test]
+fn a_status_stays_small_with_a_thousand_pods_and_claims_that_complain() {
+    let long = "x".repeat(5000);
+    let observations = (0..1000)
+        .map(|n| {
+            answered(&format!("prosody-{n:04}"), |status| {
+                status.journal.problem = Some(long.clone());
+                status.config.problem = Some(long.clone());
+                status.link.connected = false;
+                status.counts.delivered_unrecorded = 1;
+            })
+        })
+        .collect();
+    let journals = (0..1000)
+        .map(|n| View {
+            claim: format!("cartulary-journal-prosody-{n:04}"),
+            pod: format!("prosody-{n:04}"),
+            state: "Failed",
+            message: Some(long.clone()),
+            waiting: None,
+            alarm: Some(DRAIN_FAILED),
+        })
+        .collect();
+    let status = written_with(observations, Ok(None), journals);
+    let size = serde_json::to_vec(&status).expect("JSON").len();
+    assert!(size < 1 << 20, "{size} bytes");
+    let omitted = status.omitted.expect("it says so");
+    assert_eq!((omitted.nodes, omitted.journals, omitted.journal_claims), (800, 800, 0));
+    assert!(omitted.alarms > 0 && status.alarms.len() == 100);
 }

@@ -33,16 +33,7 @@ pub async fn apply(
     gathered: &Gathered,
     context: &Context,
 ) -> Result<Applied, ApplyError> {
-    let data = prepared.secret.data.iter().flatten().map(|(_, value)| value.0.len()).sum::<usize>();
-    if data > MAX_SECRET {
-        return Err(ApplyError::Problem(Problem::new(
-            reason::CONFIGURATION_TOO_LARGE,
-            format!(
-                "the configuration has {data} bytes, and a Secret may have {MAX_SECRET}: name fewer nodeEndpoints or shorter \
-                 certificates; the last good configuration stays in force"
-            ),
-        )));
-    }
+    fits(&prepared).map_err(ApplyError::Problem)?;
     let status = ConfigurationStatus {
         secret: prepared.secret.name_any(),
         generation: prepared.config.generation,
@@ -62,6 +53,18 @@ pub async fn apply(
         "wrote the configuration"
     );
     Ok(Applied(status))
+}
+
+/// Whether a Secret can hold it.
+pub fn fits(prepared: &Prepared) -> Result<(), Problem> {
+    let data = prepared.secret.data.iter().flatten().map(|(_, value)| value.0.len()).sum::<usize>();
+    if data <= MAX_SECRET {
+        return Ok(());
+    }
+    let message = format!(
+        "the configuration has {data} bytes, and a Secret may have {MAX_SECRET}: name fewer nodeEndpoints or shorter certificates"
+    );
+    Err(Problem::new(reason::CONFIGURATION_TOO_LARGE, message))
 }
 
 /// The configuration that is in force where the declaration cannot be carried out: the last good one.
