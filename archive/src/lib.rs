@@ -1,5 +1,6 @@
-//! What happens to a record: [`journal`] keeps it on disk, [`drain`] carries it to an [`endpoint`], [`verify`] and [`search`]
-//! read it back there. [`record`] is what all of them carry, [`head`] what a journal signs.
+//! What happens to a record: [`journal`] keeps it on disk, [`drain`] carries it to an [`endpoint`], [`verify`], [`search`], [`count`]
+//! and [`export`] read it back there. [`record`] is what all of them carry, [`head`] what a journal signs, [`anchors`] are heads that
+//! were kept elsewhere.
 
 pub mod anchors;
 pub mod count;

@@ -2,7 +2,7 @@
 //! `kubectl-cartulary` to it is on the path.
 //!
 //! It reads: a Kubernetes cluster through the API server (with the caller's own rights), an archive as a reader role or a file.
-//! Only `migrate` and `dead-letters retry` change anything, and only when called by these names.
+//! Only `migrate` and `dead-letters retry` change anything, and only when called by these names; `export` makes a file of its own.
 //! Exit codes: 0 all is well; 1 it looked and found something wrong; 2 it was asked wrongly or could not look.
 //! Messages are printed to whoever asked and nowhere else: there is no log of what was found (P8).
 

@@ -397,8 +397,8 @@ fn show_pod(out: &mut impl Write, pod: &PodReport) -> anyhow::Result<()> {
     if let Some(problem) = &status.journal.problem {
         writeln!(out, "    journal: {}", output::printable(problem))?;
     }
-    if status.journal.quarantined > 0 {
-        writeln!(out, "    journal: {} records were unreadable and set aside", status.journal.quarantined)?;
+    if status.journal.damaged() > 0 {
+        writeln!(out, "    journal: {} damaged places were passed over", status.journal.damaged())?;
     }
     for note in &status.notes {
         writeln!(out, "    note: {}", output::printable(note))?;

@@ -201,11 +201,7 @@ pub fn of_node(status: &SidecarStatus, settings: AlarmSettings, now_micros: i64)
         counts.passed_by,
         "messages came in and nobody was asked about them, or the reverse",
     );
-    count(
-        JOURNAL_DAMAGED,
-        journal.quarantined.saturating_add(journal.unreadable),
-        "damaged places were passed over",
-    );
+    count(JOURNAL_DAMAGED, journal.damaged(), "damaged places were passed over");
     if let Some(problem) = &journal.problem {
         raise(JOURNAL_UNWRITABLE, problem.clone());
     }

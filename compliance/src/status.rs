@@ -90,7 +90,7 @@ pub struct JournalStatus {
     pub bytes: u64,
     /// Why nothing can be appended.
     pub problem: Option<String>,
-    /// Records that recovery had to pass over since the journal was made.
+    /// Damaged places that were passed over since the journal was made.
     pub quarantined: u64,
     /// Endpoints that records of this journal went to or wait for, former ones included.
     pub endpoints: Vec<String>,
@@ -98,8 +98,16 @@ pub struct JournalStatus {
     pub max_bytes: u64,
     /// Whether its volume goes with the pod.
     pub ephemeral: bool,
-    /// Records whose bytes the disk no longer gives back, found while carrying them to an archive.
+    /// Places that the disk no longer gave back since the journal was made; they were passed over too.
     pub unreadable: u64,
+}
+
+impl JournalStatus {
+    /// Everything that was passed over, for whatever reason.
+    #[must_use]
+    pub fn damaged(&self) -> u64 {
+        self.quarantined.saturating_add(self.unreadable)
+    }
 }
 
 /// How far a stream had got, signed: `docs/record.md`, section "A head and its anchor".

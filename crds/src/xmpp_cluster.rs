@@ -417,7 +417,7 @@ pub struct NodeStatus {
 pub struct JournalClaim {
     /// Name of the claim.
     pub name: String,
-    /// Whether a pod uses it now. What waits in a claim without a pod reaches no archive until the pod is back.
+    /// Whether a pod uses it now. What waits in a claim without a pod is carried to its archive by a Job.
     pub in_use: bool,
 }
 

@@ -15,8 +15,8 @@ pub const APPLY_FAILED: &str = "ApplyFailed";
 pub const JOURNAL_UNWRITABLE: &str = "JournalUnwritable";
 /// Messages were delivered that should have been recorded and were not.
 pub const DELIVERED_UNRECORDED: &str = "DeliveredUnrecorded";
-/// Recovery had to pass over damaged records of a journal.
-pub const QUARANTINED: &str = "Quarantined";
+/// Records of a journal are damaged, or not given back by the disk, and were passed over.
+pub const JOURNAL_DAMAGED: &str = "JournalDamaged";
 /// No XMPPCluster with running pods uses the endpoint.
 pub const UNUSED: &str = "Unused";
 /// More than one ArchiveEndpoint would be the default.

@@ -1,4 +1,4 @@
-//! The path of an event: what the plugin asks, is recorded, and is answered (design: P1, P3; MA-2, MA-3, MA-4, MA-6).
+//! The path of an event: what the plugin asks, is recorded, and is answered (P1, P3; MA-2, MA-3, MA-4, MA-6).
 //!
 //! Invariants: an event takes its place in the order of its stream before the next one is looked at; a recorded message is
 //! answered with "deliver" only by [`Permit::Synced`], which cannot be had before the journal has synced its record; an event is

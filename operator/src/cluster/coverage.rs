@@ -1,4 +1,4 @@
-//! Coverage is checked, not assumed: every pod under compliance is looked at, and its sidecar asked (design: "Coverage").
+//! Coverage is checked, not assumed: every pod under compliance is looked at, and its sidecar asked.
 //!
 //! [`observe`] asks; [`judge`] decides, purely. What a sidecar answers comes from a pod that anybody who may create pods can
 //! have made: it is limited in size, never followed elsewhere, and only its numbers and cut sentences are repeated.
@@ -217,7 +217,7 @@ impl Observation {
     #[must_use]
     pub fn loss(&self) -> Option<Fault> {
         let Sidecar::Answered(status) = &self.sidecar else { return None };
-        let (delivered, quarantined) = (status.counts.delivered_unrecorded, status.journal.quarantined);
+        let (delivered, damaged) = (status.counts.delivered_unrecorded, status.journal.damaged());
         let dead: u64 = status.endpoints.values().map(|endpoint| endpoint.dead_letters).sum();
         if delivered > 0 {
             let message =
@@ -228,9 +228,9 @@ impl Observation {
             let message = format!("{dead} records were rejected by their archive and are kept aside");
             return Some(Fault { reason: reason::REJECTED, message });
         }
-        (quarantined > 0).then(|| Fault {
-            reason: reason::QUARANTINED,
-            message: format!("{quarantined} records of its journal are damaged and were passed over"),
+        (damaged > 0).then(|| Fault {
+            reason: reason::JOURNAL_DAMAGED,
+            message: format!("{damaged} places of its journal are damaged and were passed over"),
         })
     }
 
