@@ -14,6 +14,7 @@ use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use crate::process::{repository, run};
@@ -43,8 +44,25 @@ impl Cluster {
     /// The same with values of the chart, each as `key=value`.
     pub fn with_values(name: &str, values: &[&str]) -> Result<Self> {
         let cluster = Self::up(name)?;
-        cluster.load(&product_image()?)?;
+        cluster.load_product()?;
         cluster.install(values)?;
+        Ok(cluster)
+    }
+
+    /// Puts the product's image onto the node.
+    pub fn load_product(&self) -> Result<()> {
+        self.load(&product_image()?)
+    }
+
+    /// A cluster that the tests of one process share: the first makes it with these values, the last to let it go takes it down.
+    pub fn shared(name: &str, values: &[&str]) -> Result<Arc<Self>> {
+        static SHARED: Mutex<Weak<Cluster>> = Mutex::new(Weak::new());
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(cluster) = shared.upgrade() {
+            return Ok(cluster);
+        }
+        let cluster = Arc::new(Self::with_values(name, values)?);
+        *shared = Arc::downgrade(&cluster);
         Ok(cluster)
     }
 
@@ -116,13 +134,53 @@ impl Cluster {
         Ok(text)
     }
 
-    /// Applies an example as its user would, from a copy of `examples/` that has passwords and the images that tests build.
-    pub fn apply_example(&self, name: &str) -> Result<()> {
-        self.apply_example_with(name, "")
+    /// What the API server would make of an object, admission included.
+    pub fn dry_run(&self, yaml: &str) -> Result<Value> {
+        let dir = tempfile::tempdir()?;
+        let file = dir.path().join("object.yaml");
+        fs::write(&file, yaml)?;
+        let file = file.to_string_lossy();
+        Ok(serde_json::from_str(&self.kubectl(&[
+            "create",
+            "--dry-run=server",
+            "-o",
+            "json",
+            "-f",
+            &file,
+        ])?)?)
     }
 
-    /// The same with further lines of the overlay's kustomization, patches for instance.
-    pub fn apply_example_with(&self, name: &str, overlay_lines: &str) -> Result<()> {
+    /// Applies YAML in a namespace.
+    pub fn apply_in(&self, namespace: &str, yaml: &str) -> Result<String> {
+        let dir = tempfile::tempdir()?;
+        let file = dir.path().join("objects.yaml");
+        fs::write(&file, yaml)?;
+        self.kubectl(&["-n", namespace, "apply", "-f", &file.to_string_lossy()])
+    }
+
+    /// Waits until all `nodes` of a namespace's XMPPClusters say, asked now, that nothing waits for the archive.
+    pub fn drained(&self, namespace: &str, nodes: usize) -> Result<()> {
+        self.eventually("every record archived", || {
+            // Its exit code tells of anything that is wrong, which is not asked here.
+            let arguments = ["status", "-n", namespace, "-o", "json"];
+            let output = self.cartulary_command(&arguments)?.output()?;
+            let clusters: Vec<Value> = serde_json::from_slice(&output.stdout)?;
+            let empty = |c: &Value| {
+                c["waiting"] == 0
+                    && c["complete"] == true
+                    && c["pods"].as_array().is_some_and(|n| n.len() == nodes)
+            };
+            Ok((!clusters.is_empty() && clusters.iter().all(empty)).then_some(()))
+        })
+    }
+
+    /// Applies an example as its user would, from a copy of `examples/` that has passwords and the images that tests build.
+    pub fn apply_example(&self, name: &str) -> Result<()> {
+        self.apply_example_with(name, "", &[])
+    }
+
+    /// The same with further lines of the overlay's kustomization, patches for instance, and files beside it, by name.
+    pub fn apply_example_with(&self, name: &str, lines: &str, files: &[(&str, &str)]) -> Result<()> {
         let copy = tempfile::tempdir()?;
         run(Command::new("cp").arg("-r").arg(repository().join("examples")).arg(copy.path()))?;
         let secrets = copy.path().join("examples").join(name).join("secrets");
@@ -138,9 +196,12 @@ impl Cluster {
         .concat();
         let overlay = copy.path().join("overlay");
         fs::create_dir(&overlay)?;
+        for (file, content) in files {
+            fs::write(overlay.join(file), content)?;
+        }
         fs::write(
             overlay.join("kustomization.yaml"),
-            format!("resources: [../examples/{name}]\nimages:\n{images}{overlay_lines}"),
+            format!("resources: [../examples/{name}]\nimages:\n{images}{lines}"),
         )?;
         self.kubectl(&["apply", "-k", &overlay.to_string_lossy()]).map(drop)
     }
@@ -248,7 +309,14 @@ impl Cluster {
 
     /// What the archive of the quickstart holds, through `cartulary search -o json` as an auditor runs it: one JSON object a line.
     pub fn cartulary(&self, arguments: &[&str]) -> Result<String> {
-        run(Command::new(program("cartulary")?).args(arguments).env("KUBECONFIG", &self.kubeconfig))
+        run(&mut self.cartulary_command(arguments)?)
+    }
+
+    /// `cartulary` with these arguments, to be run against this cluster.
+    pub fn cartulary_command(&self, arguments: &[&str]) -> Result<Command> {
+        let mut command = Command::new(program("cartulary")?);
+        command.args(arguments).env("KUBECONFIG", &self.kubeconfig);
+        Ok(command)
     }
 
     fn tool(&self, name: &str) -> Command {

@@ -7,9 +7,6 @@ use anyhow::{Context, Result};
 use base64::Engine;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sqlx::{Connection, PgConnection};
-use std::process::Command;
-
-use super::program;
 
 impl Cluster {
     /// A connection as superuser.
@@ -37,11 +34,10 @@ impl Cluster {
     ) -> Result<(i32, String)> {
         let address = self.service_address(namespace, "postgres")?;
         let url = format!("postgres://cartulary_reader@{address}/archive?sslmode=disable");
-        let output = Command::new(program("cartulary")?)
-            .args([command, "--archive", &url])
+        let output = self
+            .cartulary_command(&[command, "--archive", &url])?
             .args(arguments)
             .env("PGPASSWORD", self.secret(namespace, "postgres", "READER_PASSWORD")?)
-            .env("KUBECONFIG", &self.kubeconfig)
             .output()?;
         let text = [output.stdout, output.stderr].concat();
         Ok((output.status.code().unwrap_or(-1), String::from_utf8_lossy(&text).into_owned()))
