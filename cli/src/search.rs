@@ -50,7 +50,7 @@ pub async fn run(args: SearchArgs) -> anyhow::Result<Found> {
         return Err(error);
     }
     unread.extend(merged.failed.iter().map(|(name, error)| format!("{name}: {error:#}")));
-    close(count, &unread, pods.as_ref(), args.output).await;
+    close(count, &unread, pods.as_deref(), args.output).await;
     Ok(if unread.is_empty() { Found::Fine } else { Found::Wrong })
 }
 

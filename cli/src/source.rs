@@ -22,14 +22,14 @@ pub enum Source {
     /// Archives given by their URLs.
     Archives(Vec<Location>),
     /// The embedded archives of a cluster's pods.
-    Pods(Pods),
+    Pods(Box<Pods>),
 }
 
 impl Source {
     /// Finds out what `args` mean; asks for a password where one is needed.
     pub async fn of(args: &SourceArgs) -> anyhow::Result<Self> {
         if args.archive.is_empty() {
-            return Ok(Self::Pods(Pods::of(args).await?));
+            return Ok(Self::Pods(Box::new(Pods::of(args).await?)));
         }
         let locations = args
             .archive
