@@ -96,14 +96,14 @@ catalogue! {
         "A journal is nearly full."
         "Mend the archive so that it drains, or give journal.size and journal.maxBytes more room."
     JOURNAL_EPHEMERAL "JournalEphemeral" Warning 0
-        "Records wait in a journal that goes with its pod."
+        "Records have waited for a minute in a journal that goes with its pod."
         "Mend the archive before that pod is deleted; run the server as a StatefulSet with a durable journal."
     JOURNAL_UNATTENDED "JournalUnattended" Warning 300
         "The journal of a pod that is gone holds records that are not known to be archived."
         "Wait for the Job that drains it; cartulary status shows what keeps it."
     DRAIN_FAILED "DrainFailed" Critical 0
         "The Job that drains the journal of a pod that is gone has failed."
-        "Read the Job's message in cartulary status; mend the archive or the volume, then delete the Job: it is made anew."
+        "Read the Job's message in cartulary status; mend the archive or the volume. It is tried again by itself, at once when you delete the Job."
     QUEUE_HIGH_WATER "QueueHighWater" Warning 60
         "Nearly as many records wait for an archive as may."
         "Mend the archive, or raise the endpoint's queue limits, before it is full."
@@ -152,6 +152,9 @@ pub struct Raised {
     /// What exactly, for people; no text of messages and no names of users.
     pub message: String,
 }
+
+/// How long a record may wait in a journal that goes with its pod; every record does for a moment.
+const EPHEMERAL_SECONDS: i64 = 60;
 
 /// Endpoint states that are an archive that cannot be used.
 const UNUSABLE: [&str; 8] = [
@@ -211,9 +214,12 @@ pub fn of_node(status: &SidecarStatus, settings: AlarmSettings, now_micros: i64)
     if is_high(journal.bytes, journal.max_bytes, settings) {
         raise(JOURNAL_HIGH_WATER, format!("{} of {} bytes are used", journal.bytes, journal.max_bytes));
     }
-    let waiting: u64 = endpoints.values().map(|endpoint| endpoint.waiting).fold(0, u64::saturating_add);
-    if journal.ephemeral && waiting > 0 {
-        raise(JOURNAL_EPHEMERAL, format!("{waiting} records wait in a journal that goes with the pod"));
+    let oldest = endpoints.values().filter_map(|endpoint| endpoint.oldest_waiting_micros).min();
+    if journal.ephemeral
+        && oldest.is_some_and(|oldest| seconds_since(oldest, now_micros) >= EPHEMERAL_SECONDS)
+    {
+        let message = "records have waited for a minute in a journal that goes with the pod";
+        raise(JOURNAL_EPHEMERAL, message.into());
     }
     for (name, endpoint) in endpoints {
         for (alarm, message) in of_endpoint(endpoint, settings, now_micros) {
@@ -239,7 +245,7 @@ fn of_endpoint(endpoint: &EndpointStatus, settings: AlarmSettings, now_micros: i
         ));
     }
     if let Some(oldest) = endpoint.oldest_waiting_micros {
-        let seconds = now_micros.saturating_sub(oldest) / 1_000_000;
+        let seconds = seconds_since(oldest, now_micros);
         if seconds >= i64::from(settings.waiting_too_long_seconds) {
             raised.push((
                 WAITING_TOO_LONG,
@@ -258,6 +264,10 @@ fn of_endpoint(endpoint: &EndpointStatus, settings: AlarmSettings, now_micros: i
     raised
 }
 
+fn seconds_since(then_micros: i64, now_micros: i64) -> i64 {
+    now_micros.saturating_sub(then_micros) / 1_000_000
+}
+
 fn is_high(used: u64, limit: u64, settings: AlarmSettings) -> bool {
     limit > 0 && u128::from(used) * 100 >= u128::from(limit) * u128::from(settings.high_water_percent)
 }
@@ -267,6 +277,8 @@ mod tests {
     use super::*;
     use crate::link::Sums;
     use crate::status::{DayCount, HostCoverage};
+
+    const NOW: i64 = 3_600_000_000;
 
     fn quiet() -> SidecarStatus {
         let mut status = SidecarStatus::default();
@@ -287,10 +299,7 @@ mod tests {
     fn names(change: impl FnOnce(&mut SidecarStatus)) -> Vec<&'static str> {
         let mut status = quiet();
         change(&mut status);
-        of_node(&status, AlarmSettings::default(), 3_600_000_000)
-            .iter()
-            .map(|raised| raised.alarm.name)
-            .collect()
+        of_node(&status, AlarmSettings::default(), NOW).iter().map(|raised| raised.alarm.name).collect()
     }
 
     fn main(status: &mut SidecarStatus) -> &mut EndpointStatus {
@@ -315,7 +324,7 @@ mod tests {
             ("JournalHighWater", |s| s.journal.bytes = 800),
             ("JournalEphemeral", |s| {
                 s.journal.ephemeral = true;
-                main(s).waiting = 1;
+                main(s).oldest_waiting_micros = Some(NOW - 60_000_000);
             }),
             ("QueueHighWater", |s| main(s).waiting = 8),
             ("QueueHighWater", |s| main(s).waiting_bytes = 80),

@@ -7,13 +7,14 @@
 //! | [`endpoint`] | ArchiveEndpoint: dereference → validate → status |
 //! | [`inject`] | from a pod to a recorded pod, purely |
 //! | [`webhook`] | admission: server, certificates, answers |
+//! | [`anchors`] | heads of journals, kept outside the archive |
 //! | [`leader`] | which of several operators writes |
 //! | [`conditions`], [`reasons`], [`write`] | what is said, by which names, and how it is written |
 //!
 //! Invariants: idle means no writes; a declaration that cannot be carried out leaves the last good one in force; whatever
 //! cannot be recorded is refused at admission; only the leader writes, while admission, health and metrics are every replica's.
 //!
-//! What it does not do: connect to archives or read the journals.
+//! What it does not do: connect to archives or read the journals. Jobs drain those of pods that are gone ([`cluster::drain`]).
 
 pub mod anchors;
 pub mod cluster;

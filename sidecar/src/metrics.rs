@@ -58,7 +58,11 @@ impl Collector for Page {
             counts.outcomes_unmatched,
         )?;
         counter(metric::OUTCOMES_LOST, "Outcomes that could not be recorded", counts.outcomes_lost)?;
-        counter(metric::QUARANTINED, "Damaged places of the journal that were passed over", journal.damaged())?;
+        counter(
+            metric::QUARANTINED,
+            "Damaged places of the journal that were passed over",
+            journal.damaged(),
+        )?;
 
         let mut gauge = |name, help, value: i64| single(&mut encoder, name, help, &ConstGauge::new(value));
         gauge(metric::JOURNAL_BYTES, "Bytes of the journal", signed(journal.bytes))?;

@@ -294,11 +294,11 @@ pub fn job_name(pod: &str) -> String {
         return name;
     }
     let end = pod.floor_char_boundary(36);
-    format!("cartulary-drain-{}-{:08x}", pod[..end].trim_end_matches(['-', '.']), crc(pod))
+    format!("cartulary-drain-{}-{:08x}", pod[..end].trim_end_matches(['-', '.']), fingerprint(pod))
 }
 
 /// Enough to tell long names apart; FNV-1a.
-fn crc(text: &str) -> u32 {
+fn fingerprint(text: &str) -> u32 {
     text.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 
