@@ -159,8 +159,11 @@ impl Anchors {
     }
 
     fn journal(&mut self, journal: &JournalAnchors) {
-        let Ok(id) = Uuid::try_parse(&journal.journal) else {
-            let sentence = format!("the anchors name a journal '{}', which is no id", journal.journal);
+        // One way to write it: written otherwise it would stand beside itself, and its last entry would hide the others.
+        let Some(id) = Uuid::try_parse(&journal.journal).ok().filter(|id| id.to_string() == journal.journal)
+        else {
+            let sentence =
+                format!("the anchors name a journal '{}', which is no id in its usual form", journal.journal);
             self.find(FindingKind::AnchorNotBelieved, Uuid::nil(), "", Uuid::nil(), sentence);
             return;
         };
@@ -277,6 +280,19 @@ mod tests {
         let statements = &anchors.journals[&mine].endpoints["main"][&Uuid::from_u128(7)];
         assert_eq!(statements.iter().map(|statement| statement.at_nanos).collect::<Vec<_>>(), [3, 9]);
         assert_eq!(anchors.places().into_values().collect::<Vec<_>>(), [[2, 4].into()]);
+    }
+
+    #[test]
+    fn a_journal_under_another_spelling_hides_nothing() {
+        let mine = Uuid::from_u128(0xabc);
+        let mut whole = file(vec![head(1, mine, 1)]);
+        whole.journals[0].journal = mine.to_string();
+        let mut hostile = file(vec![]);
+        hostile.journals[0].journal = mine.to_string().to_uppercase();
+        whole.merge(hostile);
+        let anchors = Anchors::check(whole);
+        assert_eq!(anchors.journals[&mine].endpoints.len(), 1);
+        assert_eq!(anchors.findings[0].kind, FindingKind::AnchorNotBelieved);
     }
 
     #[test]

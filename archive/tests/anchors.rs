@@ -350,6 +350,51 @@ async fn a_gap_record_explains_a_hole_only_when_it_is_anchored_itself() {
     }
 }
 
+/// Whoever may write everything puts gap records in the place of what they remove. The chain could give them away, so they remove what
+/// follows them, too, and explain that in the same way.
+#[tokio::test]
+async fn p4_gap_records_before_a_hole_are_not_proved_by_an_anchor_after_it() {
+    let kept = Kept::open();
+    kept.append((0..12).map(|n| draft(accepted(&n.to_string()), "said")).collect()).await;
+    let records = kept.waiting().await;
+    let journals = vec![anchored("xmpp-0", &records, |_, last| (last, Some(last)))];
+    let anchors = Anchors::check(AnchorsFile { journals, ..AnchorsFile::default() });
+    let mut forged = records.clone();
+    for (sequence, first, count) in [(5, 2, 2), (6, 7, 2)] {
+        let gap = Gap { first: Some(first), count, reason: GapReason::Rejected, incarnation: None };
+        let record = &mut forged[sequence].record;
+        record.header.content = Content::Body(Body::Gap(gap));
+        (record.header.payloads, record.payloads) = (Vec::new(), Vec::new());
+    }
+    rehash(&mut forged[..7]);
+    // The removed records 2 and 3 are named by what now follows record 1.
+    let gone = [2, 3, 7, 8];
+    forged.retain(|stored| !gone.contains(&stored.record.header.sequence));
+    let (report, judgement) = verified(&forged, &anchors).await;
+    assert!(report.consistent && report.gaps.len() == 2, "{report}");
+    assert!(!judgement.is_proven && judgement.not_verified.len() == 2, "{judgement:#?}");
+    assert_eq!(judgement.journals[0].not_anchored, 5, "0, 1, 4, 5, 6: {judgement:#?}");
+}
+
+#[tokio::test]
+async fn p4_a_whole_copy_does_not_excuse_an_archive_that_was_rewritten() {
+    let recorded = Recorded::two_journals().await;
+    let anchors = recorded.checked();
+    let mut changed = recorded.records.clone();
+    let place = at(&changed, 1, 3);
+    changed[place].record.header.recorded_at_nanos += 1_000_000;
+    rehash(&mut changed);
+    let (mut whole, _a) = archive_of(&recorded.records).await;
+    let (mut rewritten, _b) = archive_of(&changed).await;
+    let reports = [
+        read(&mut whole, &anchors).await.expect("read"),
+        read(&mut rewritten, &anchors).await.expect("read"),
+    ];
+    let judgement = judge(&anchors, &[&reports[0], &reports[1]], true);
+    let kinds: Vec<_> = judgement.findings.iter().map(|finding| finding.kind).collect();
+    assert!(kinds.contains(&FindingKind::Rewritten) && !judgement.is_proven, "{judgement:#?}");
+}
+
 #[tokio::test]
 async fn a_volume_that_was_put_back_or_copied_is_told() {
     let records = journal("xmpp-0").await;

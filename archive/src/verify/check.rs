@@ -23,6 +23,8 @@ pub struct Checker {
     /// The last record, if the next may be of the same stream.
     current: Option<StreamId>,
     missing: Vec<Missing>,
+    /// The records after holes: nothing that follows says what the one before the hole was.
+    resumes: BTreeMap<StreamId, Vec<u64>>,
     gaps: Vec<Told>,
     successors: Vec<(StreamId, Option<StreamEnd>)>,
 }
@@ -217,6 +219,7 @@ impl Checker {
             closed: seen.closed,
             predecessor: before.get(stream).copied(),
             marks: self.marks.get(stream).cloned().unwrap_or_default(),
+            resumes: self.resumes.get(stream).cloned().unwrap_or_default(),
         };
         self.streams.iter().map(of).collect()
     }
@@ -294,6 +297,7 @@ impl Checker {
                 if sequence - seen.last > 1 {
                     let (first, last) = (seen.last + 1, sequence - 1);
                     self.missing.push(Missing { stream: stream.clone(), first, last });
+                    self.resumes.entry(stream.clone()).or_default().push(sequence);
                 } else if !seen.hashes.contains(&header.previous) {
                     let message =
                         "it does not follow the record before it: one of them was changed or put in";

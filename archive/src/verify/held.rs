@@ -24,6 +24,9 @@ pub struct Held {
     /// What stands at the places that anchors speak of.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub marks: Vec<HeldMark>,
+    /// The records that follow holes, whoever explains those: what stands before a hole is not proved by what stands after it.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub resumes: Vec<u64>,
 }
 
 /// The end of the stream before.

@@ -11,6 +11,7 @@ use crate::head::{Mark, Statement};
 use crate::record::StreamId;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use uuid::Uuid;
 
 /// What anchors show of archives.
@@ -121,16 +122,18 @@ struct Judge {
     held: BTreeMap<StreamId, Merged>,
     /// Ranges that gap records explain.
     gaps: BTreeMap<StreamId, Vec<(u64, u64)>>,
-    /// How far anchors cover a stream.
-    covered: BTreeMap<StreamId, u64>,
+    /// Places of a stream that are proved: what stands before them is, back to the next hole.
+    proved: BTreeMap<StreamId, BTreeSet<u64>>,
     result: Judgement,
 }
 
 /// A stream as all archives together hold it.
 struct Merged {
     held: Held,
-    /// Hashes by place: more than one where two archives differ.
+    /// Hashes by place: more than one where two archives differ, and then one of them is not what was written.
     marks: BTreeMap<u64, BTreeSet<String>>,
+    /// The records after holes.
+    resumes: BTreeSet<u64>,
 }
 
 /// The end of what is anchored of one journal and endpoint.
@@ -143,14 +146,16 @@ struct Last {
 impl Judge {
     fn collect(&mut self, reports: &[&Report]) {
         for held in reports.iter().flat_map(|report| &report.held) {
-            let merged = self
-                .held
-                .entry(held.stream.clone())
-                .or_insert_with(|| Merged { held: held.clone(), marks: BTreeMap::new() });
+            let merged = self.held.entry(held.stream.clone()).or_insert_with(|| Merged {
+                held: held.clone(),
+                marks: BTreeMap::new(),
+                resumes: BTreeSet::new(),
+            });
             if held.last > merged.held.last {
                 (merged.held.last, merged.held.closed) = (held.last, held.closed);
             }
             merged.held.predecessor = merged.held.predecessor.or(held.predecessor);
+            merged.resumes.extend(&held.resumes);
             for mark in &held.marks {
                 merged.marks.entry(mark.sequence).or_default().insert(mark.hash.clone());
             }
@@ -205,7 +210,7 @@ impl Judge {
         let is_finished = !lacks
             && newest.is_some_and(|newest| {
                 let is_over = newest.closed || current.is_some_and(|current| *current > newest.incarnation);
-                is_over && self.covered.get(&stream_of(newest)).is_some_and(|to| *to >= newest.last.sequence)
+                is_over && self.proved_up_to(&stream_of(newest)).is_some_and(|to| to >= newest.last.sequence)
             });
         let sentence = format!(
             "{who}: anchored at {}{}{}{}",
@@ -286,15 +291,15 @@ impl Judge {
         };
         let last = merged.held.last;
         if let Some(hashes) = merged.marks.get(&sequence) {
-            if !hashes.contains(&hex::encode(mark.hash)) {
+            let expected = hex::encode(mark.hash);
+            if hashes.iter().any(|hash| *hash != expected) {
                 let sentence = format!(
                     "{who}, incarnation {incarnation}, record {sequence}: it is not the record that was anchored at {at}: it was \
                      changed, and whatever follows the change computed anew"
                 );
                 self.find(FindingKind::Rewritten, statement, Some(sequence), sentence);
             } else {
-                let to = self.covered.entry(stream).or_default();
-                *to = (*to).max(sequence);
+                self.proved.entry(stream).or_default().insert(sequence);
             }
         } else if is_confirmed && sequence > last {
             for (first, to) in self.uncovered(&stream, last.saturating_add(1), sequence) {
@@ -344,10 +349,11 @@ impl Judge {
         }
     }
 
-    /// What follows an anchored place by the chain is anchored with it.
+    /// What stands before a proved place by the chain is proved with it. A hole breaks the chain, whoever explains it: the record after
+    /// it names one that is not there.
     fn cover_predecessors(&mut self, journal: Uuid, endpoint: &str) {
         let mut to_follow: Vec<StreamId> = self
-            .covered
+            .proved
             .keys()
             .filter(|stream| stream.journal == journal && stream.endpoint == endpoint)
             .cloned()
@@ -356,21 +362,50 @@ impl Judge {
             let Some(before) = self.held.get(&stream).and_then(|merged| merged.held.predecessor) else {
                 continue;
             };
+            if !self.is_proved(&stream, 0) {
+                continue;
+            }
             let stream = StreamId { incarnation: before.incarnation, ..stream };
-            let known = self.covered.get(&stream).copied();
-            if known.is_none_or(|known| known < before.sequence) {
-                self.covered.insert(stream.clone(), before.sequence);
+            // Only the last record there was compared with what its successor says of it.
+            let is_its_end = self.held.get(&stream).is_some_and(|merged| merged.held.last == before.sequence);
+            if is_its_end && self.proved.entry(stream.clone()).or_default().insert(before.sequence) {
                 to_follow.push(stream);
             }
         }
     }
 
+    fn proved_up_to(&self, stream: &StreamId) -> Option<u64> {
+        self.proved.get(stream)?.last().copied()
+    }
+
+    /// Whether an unbroken chain leads from a place to a proved one.
+    fn is_proved(&self, stream: &StreamId, sequence: u64) -> bool {
+        let Some(merged) = self.held.get(stream) else { return false };
+        let next = self.proved.get(stream).and_then(|proved| proved.range(sequence..).next());
+        let broken = (Bound::Excluded(sequence), Bound::Unbounded);
+        let hole = merged.resumes.range(broken).next();
+        next.is_some_and(|next| hole.is_none_or(|hole| next < hole))
+    }
+
     fn not_anchored(&self, of_it: &dyn Fn(&StreamId) -> bool) -> u64 {
-        let after = |(stream, merged): (&StreamId, &Merged)| match self.covered.get(stream) {
-            Some(to) => merged.held.last.saturating_sub(*to),
-            None => merged.held.last.saturating_add(1),
-        };
-        self.held.iter().filter(|(stream, _)| of_it(stream)).map(after).fold(0, u64::saturating_add)
+        let of_it = self.held.iter().filter(|(stream, _)| of_it(stream));
+        of_it.map(|(stream, merged)| self.unproved(stream, merged)).fold(0, u64::saturating_add)
+    }
+
+    /// Records of a stream that no anchor proves: what follows the last proved place of each unbroken stretch.
+    fn unproved(&self, stream: &StreamId, merged: &Merged) -> u64 {
+        let ends = merged.resumes.iter().map(|resume| resume.saturating_sub(1)).chain([merged.held.last]);
+        let (mut sum, mut first) = (0u64, 0);
+        for end in ends {
+            let of_it = |proved: &BTreeSet<u64>| proved.range(first..=end.max(first)).next_back().copied();
+            let from = self.proved.get(stream).and_then(of_it).map_or(first, |to| to.saturating_add(1));
+            if from <= end {
+                let rest = self.uncovered(stream, from, end).into_iter();
+                sum = rest.fold(sum, |sum, (a, b)| sum.saturating_add((b - a).saturating_add(1)));
+            }
+            first = end.saturating_add(1);
+        }
+        sum
     }
 
     /// Journals in the archives that no anchor knows.
@@ -417,9 +452,9 @@ impl Judge {
         let signed = || anchors.journals.get(journal)?.endpoints.get(endpoint)?.get(incarnation);
         let confirmed =
             signed().into_iter().flatten().filter_map(|statement| Some(statement.confirmed?.sequence));
-        let anchored = self.covered.get(&gap.stream).copied().max(confirmed.max());
+        let anchored = self.proved_up_to(&gap.stream).max(confirmed.max());
         let at = StreamId { incarnation: by.incarnation, ..gap.stream.clone() };
-        let is_anchored_itself = self.covered.get(&at).is_some_and(|to| *to >= by.sequence);
+        let is_anchored_itself = self.is_proved(&at, by.sequence);
         if anchored.is_some_and(|to| first <= to) && !is_anchored_itself {
             self.result.not_verified.push(format!(
                 "{}: {} record(s) from {first} on are missing, and the gap record that says so, {} of incarnation {}, is not anchored \
