@@ -153,6 +153,13 @@ async fn drain(
     _ = tokio::time::timeout(STOP_PATIENCE, task).await;
     let archived: u64 = journal.endpoints().iter().map(|name| journal.queue(name).archived).sum();
     report.carried = archived.saturating_sub(dead_letters(&journal).saturating_sub(dead_before));
+    // Not in the journal, so that nothing else would say that the volume is still needed.
+    let unrecorded = recorder.gaps.pending();
+    if unrecorded > 0 {
+        report.problem = Some(format!(
+            "{unrecorded} message(s) are missing, and that could not be put on record: the journal takes nothing, or archiving is off for this pod"
+        ));
+    }
     tracing::info!(carried = report.carried, endpoints_left = report.waiting.len(), "the drain ends");
     Ok(())
 }

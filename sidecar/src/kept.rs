@@ -43,20 +43,15 @@ impl Kept {
     /// aside.
     pub async fn open(&self, dir: &Path) -> State {
         let path = dir.join(FILE);
-        let state = match std::fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|error| {
-                let aside = path.with_extension("unreadable");
+        let read = std::fs::read(&path).and_then(|bytes| Ok(serde_json::from_slice(&bytes)?));
+        let state = read.unwrap_or_else(|error| {
+            if error.kind() != io::ErrorKind::NotFound {
+                // Also what a disk does not give back just now: the next store would replace it.
                 tracing::error!(%error, file = %path.display(), "what a former process had not put on record cannot be read; it is put aside");
-                _ = std::fs::rename(&path, aside);
-                State::default()
-            }),
-            Err(error) => {
-                if error.kind() != io::ErrorKind::NotFound {
-                    tracing::error!(%error, file = %path.display(), "what a former process had not put on record cannot be read");
-                }
-                State::default()
+                _ = std::fs::rename(&path, path.with_extension("unreadable"));
             }
-        };
+            State::default()
+        });
         self.last.lock().await.stored = state.clone();
         _ = self.path.set(path);
         state
@@ -123,5 +118,14 @@ mod tests {
         std::fs::write(dir.path().join(FILE), "{").expect("written");
         assert_eq!(Kept::default().open(dir.path()).await, State::default());
         assert!(dir.path().join("unrecorded.unreadable").exists());
+    }
+
+    #[tokio::test]
+    async fn what_the_disk_does_not_give_back_is_not_replaced() {
+        let dir = tempfile::tempdir().expect("a folder");
+        // Reading a folder fails with something else than "not found", as a failing disk does.
+        std::fs::create_dir(dir.path().join(FILE)).expect("a folder in its place");
+        assert_eq!(Kept::default().open(dir.path()).await, State::default());
+        assert!(dir.path().join("unrecorded.unreadable").is_dir() && !dir.path().join(FILE).exists());
     }
 }
