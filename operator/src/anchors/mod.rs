@@ -56,10 +56,13 @@ pub struct Report {
     pub pending: bool,
 }
 
+/// By namespace and name; each has one writer at a time.
+type Clusters = HashMap<(String, String), Arc<tokio::sync::Mutex<OfCluster>>>;
+
 /// The keeper of all anchors. It lives as long as this replica leads.
 pub struct Keeper {
     api: Api<ConfigMap>,
-    clusters: Mutex<HashMap<(String, String), Arc<tokio::sync::Mutex<OfCluster>>>>,
+    clusters: Mutex<Clusters>,
 }
 
 #[derive(Default)]

@@ -40,7 +40,6 @@ pub fn condition_of(alarm: &Alarm) -> Option<&'static str> {
         name if name == alarms::CONFIGURATION_NOT_TAKEN.name => condition::READY,
         name if name == alarms::CERTIFICATE_EXPIRING.name => return None,
         name if name == alarms::OPERATOR_ABSENT.name => return None,
-        name if name == alarms::JOURNAL_EPHEMERAL.name => return None,
         _ => condition::RECORDING,
     })
 }
@@ -121,11 +120,11 @@ pub fn is_alarm(of: &str) -> bool {
     ALL.iter().any(|alarm| alarm.name == of)
 }
 
-/// As the status lists them. What comes and goes with each message is in the metrics alone.
+/// As the status lists them.
 #[must_use]
 pub fn listed(raised: &[Raised]) -> Vec<AlarmStatus> {
-    let lasting = raised.iter().filter(|raised| raised.alarm.name != alarms::JOURNAL_EPHEMERAL.name);
-    lasting
+    raised
+        .iter()
         .map(|raised| AlarmStatus {
             alarm: raised.alarm.name.to_owned(),
             severity: raised.alarm.severity.word().to_owned(),
