@@ -163,7 +163,7 @@ impl Running {
 }
 
 #[tokio::test]
-async fn records_arrive_once_and_in_order_after_an_outage() {
+async fn p2_records_arrive_once_and_in_order_after_an_outage() {
     let running = Running::start(|behaviour| behaviour.down = true);
     running.say(&["1", "2", "3"]).await;
     eventually("the outage shows", async || running.handle.status().state == reason::UNREACHABLE).await;

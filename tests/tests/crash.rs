@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 const KILLS: usize = 50;
 
 #[tokio::test]
-async fn whatever_a_client_received_is_archived_once_though_sidecar_and_database_are_killed_fifty_times()
+async fn p2_whatever_a_client_received_is_archived_once_though_sidecar_and_database_are_killed_fifty_times()
 -> Result<()> {
     let seed = match std::env::var("CARTULARY_SEED") {
         Ok(given) => given.parse().context("CARTULARY_SEED is a number")?,
