@@ -293,7 +293,12 @@ impl<E: Endpoint> Drain<E> {
 
     /// Compares the archive with the cursor; refills it if it went back. Returns whether it did.
     async fn check_position(&mut self) -> Result<bool, Ended> {
-        let Some(confirmed) = self.journal.queue(&self.name).confirmed else { return Ok(false) };
+        let Some(confirmed) = self.journal.queue(&self.name).confirmed else {
+            // Nothing to compare yet; but an archive that is gone is to be told before somebody says something (MA-10).
+            let stream = self.stream(self.journal.incarnation());
+            self.endpoint.position(&stream, 0, &[0; 32]).await?;
+            return Ok(false);
+        };
         let stream = self.stream(confirmed.incarnation);
         let there = self.endpoint.position(&stream, confirmed.sequence, &confirmed.hash).await?;
         match there {
@@ -359,8 +364,9 @@ impl<E: Endpoint> Drain<E> {
             return Ok(false);
         }
         let aside = self.aside(&confirmed).await?.len() as u64;
-        let held = self.endpoint.count(&self.stream(confirmed.incarnation), confirmed.sequence).await?;
+        // Also when it fails: what takes too long must not be asked again at once.
         self.counted = Some(Instant::now());
+        let held = self.endpoint.count(&self.stream(confirmed.incarnation), confirmed.sequence).await?;
         let expected = (confirmed.sequence + 1).saturating_sub(aside);
         let missing = expected.saturating_sub(held);
         let mended = std::mem::take(&mut self.mending);

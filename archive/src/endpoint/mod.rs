@@ -25,6 +25,7 @@ pub(crate) use rows::Bind;
 use sqlx::{Connection as _, PgConnection, SqliteConnection};
 use std::future::Future;
 use std::time::Duration;
+use tokio::time::error::Elapsed;
 use uuid::Uuid;
 
 /// How long connecting may take.
@@ -107,6 +108,19 @@ impl SqlEndpoint {
     fn connected(&mut self) -> Result<&mut Connection, EndpointError> {
         self.connection.as_mut().ok_or_else(|| EndpointError::unreachable("not connected"))
     }
+
+    /// What came of a question. A peer that vanished without a word says nothing for ever: its connection is not used again.
+    fn answered<T>(&mut self, asked: Result<Result<T, sqlx::Error>, Elapsed>) -> Result<T, EndpointError> {
+        let place = self.target.place();
+        match asked {
+            Ok(answer) => answer.map_err(|error| classify(&place, &error)),
+            Err(_) => {
+                self.connection = None;
+                let seconds = WRITE_TIMEOUT.as_secs();
+                Err(EndpointError::unreachable(format!("{place} did not answer within {seconds} seconds")))
+            }
+        }
+    }
 }
 
 impl Endpoint for SqlEndpoint {
@@ -127,16 +141,18 @@ impl Endpoint for SqlEndpoint {
         until: u64,
         hash: &Hash,
     ) -> Result<Option<(u64, Hash)>, EndpointError> {
-        let (place, until) = (self.target.place(), i64::try_from(until).unwrap_or(i64::MAX));
-        let found = rows::position(self.connected()?, stream, until, hash).await;
-        let found = found.map_err(|error| classify(&place, &error))?;
+        let until = i64::try_from(until).unwrap_or(i64::MAX);
+        let asking = rows::position(self.connected()?, stream, until, hash);
+        let found = tokio::time::timeout(WRITE_TIMEOUT, asking).await;
+        let found = self.answered(found)?;
         Ok(found.and_then(|(sequence, hash)| Some((u64::try_from(sequence).ok()?, hash.try_into().ok()?))))
     }
 
     async fn count(&mut self, stream: &StreamId, until: u64) -> Result<u64, EndpointError> {
-        let (place, until) = (self.target.place(), i64::try_from(until).unwrap_or(i64::MAX));
-        let count = rows::count_stream(self.connected()?, stream, until).await;
-        Ok(count.map_err(|error| classify(&place, &error))?.unsigned_abs())
+        let until = i64::try_from(until).unwrap_or(i64::MAX);
+        let count =
+            tokio::time::timeout(WRITE_TIMEOUT, rows::count_stream(self.connected()?, stream, until)).await;
+        Ok(self.answered(count)?.unsigned_abs())
     }
 
     async fn write(&mut self, records: &[Stored]) -> Result<WriteReport, EndpointError> {
