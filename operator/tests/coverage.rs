@@ -163,7 +163,8 @@ fn looking_again_at_the_same_changes_nothing() {
 
 #[test]
 fn p7_each_alarm_turns_one_condition_and_is_listed() {
-    let table: [(&str, &str, fn(&mut SidecarStatus)); 5] = [
+    type Change = fn(&mut SidecarStatus);
+    let table: [(&str, &str, Change); 5] = [
         ("HookFailed", condition::RECORDING, |s| s.counts.failed_hooks = 1),
         ("RefusedUnrecorded", condition::RECORDING, |s| s.refused_lately = 1),
         ("CountMismatch", condition::COUNTED, |s| s.counts.passed_by = 1),
