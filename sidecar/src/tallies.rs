@@ -369,7 +369,7 @@ mod tests {
         former.written(second, Instant::now());
         let next = Tallies::default();
         next.restore(former.snapshot());
-        assert_eq!(next.due_at(Instant::now(), 10, true), std::slice::from_ref(&first));
+        assert_eq!(next.due_at(Instant::now(), 10, true), std::slice::from_ref(first));
         assert_eq!(next.total().said, 3);
     }
 }
