@@ -1,11 +1,13 @@
 //! Finds what was changed in an archive, removed from it or slipped into it (P4). `docs/record.md` says what can be found.
 //!
-//! Nothing an archive holds is trusted but the hashes themselves. Memory does not grow with the archive: only streams and
-//! findings are kept. Without anchors a cut-off end cannot be found, and the result says so; with them [`judge()`] finds it.
+//! Nothing an archive holds is trusted but the hashes themselves. Memory grows with streams, holes and gap records, a few words for each,
+//! and not with the rest of the archive; time grows with what is read, and never with its square. Without anchors a cut-off end cannot be
+//! found, and the result says so; with them [`judge()`] finds it.
 
 mod check;
 mod held;
 mod judge;
+mod ranges;
 
 pub use check::Checker;
 pub use held::{Held, HeldMark, Predecessor};
@@ -184,7 +186,10 @@ pub async fn verify_anchored(
 ) -> Result<(Report, Judgement), EndpointError> {
     let mut report = read(archive, anchors).await?;
     let judgement = judge(anchors, &[&report], true);
-    report.findings.extend(judgement.findings.iter().cloned());
+    let room = MAX_FINDINGS.saturating_sub(report.findings.len());
+    report.findings.extend(judgement.findings.iter().take(room).cloned());
+    let left = judgement.findings.len().saturating_sub(room) as u64;
+    report.more_findings += left + judgement.more_findings;
     report.consistent &= judgement.findings.is_empty();
     report.completeness_proven = report.consistent && judgement.is_proven;
     report.sentence = judgement.verdict(report.consistent);

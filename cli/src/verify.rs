@@ -155,6 +155,9 @@ fn show_judgement(out: &mut impl Write, judgement: &Judgement) -> std::io::Resul
     for finding in &judgement.findings {
         writeln!(out, "  WRONG: {}", output::printable(&finding.sentence))?;
     }
+    if judgement.more_findings > 0 {
+        writeln!(out, "  WRONG: and {} more findings", judgement.more_findings)?;
+    }
     for part in &judgement.not_verified {
         writeln!(out, "  NOT VERIFIED: {}", output::printable(part))?;
     }

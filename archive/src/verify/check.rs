@@ -1,6 +1,7 @@
 //! The checks themselves, fed with records in the order of their streams.
 
 use super::held::{Held, HeldMark, Predecessor};
+use super::ranges::Ranges;
 use super::{DeclaredGap, Finding, FindingKind, GapPlace, MAX_FINDINGS, Report, Unclosed};
 use crate::endpoint::ArchivedRecord;
 use crate::endpoint::projection::{INTS, Projection, TEXTS, UUIDS, project_as, without_payload};
@@ -22,7 +23,8 @@ pub struct Checker {
     marks: BTreeMap<StreamId, Vec<HeldMark>>,
     /// The last record, if the next may be of the same stream.
     current: Option<StreamId>,
-    missing: Vec<Missing>,
+    /// Sequences that are not there, until gap records say otherwise.
+    missing: BTreeMap<StreamId, Vec<(u64, u64)>>,
     /// The records after holes: nothing that follows says what the one before the hole was.
     resumes: BTreeMap<StreamId, Vec<u64>>,
     gaps: Vec<Told>,
@@ -46,13 +48,6 @@ struct Told {
     gap: Gap,
     /// Where the gap record itself stands.
     by: GapPlace,
-}
-
-/// Sequences that are not there, until gap records say otherwise.
-struct Missing {
-    stream: StreamId,
-    first: u64,
-    last: u64,
 }
 
 impl Checker {
@@ -123,31 +118,32 @@ impl Checker {
     #[must_use]
     pub fn finish(mut self) -> Report {
         let successors = std::mem::take(&mut self.successors);
+        let explained = self.explained();
+        let nothing = Ranges::default();
         self.forks(&successors);
+        let mut followed = BTreeSet::new();
         for (successor, predecessor) in &successors {
             if let Some(end) = predecessor {
-                self.predecessor(successor, end);
+                let stream = StreamId { incarnation: end.incarnation, ..successor.clone() };
+                self.predecessor(successor, end, &stream, explained.get(&stream).unwrap_or(&nothing));
+                followed.insert(stream);
             }
         }
-        for missing in std::mem::take(&mut self.missing) {
-            for (first, last) in self.uncovered(&missing) {
+        for (stream, missing) in std::mem::take(&mut self.missing) {
+            let explained = explained.get(&stream).unwrap_or(&nothing);
+            let missing = Ranges::from(missing);
+            for (first, last) in missing.iter().flat_map(|(first, last)| explained.outside(first, last)) {
                 let count = (last - first).saturating_add(1);
                 let message = format!(
                     "{count} record(s) from {first} to {last} are missing and no gap record says why"
                 );
-                self.push(FindingKind::RecordsMissing, &missing.stream, Some(first), None, message);
+                self.push(FindingKind::RecordsMissing, &stream, Some(first), None, message);
             }
         }
-        let followed = |stream: &StreamId| {
-            successors.iter().any(|(successor, end)| {
-                (successor.journal, &successor.endpoint) == (stream.journal, &stream.endpoint)
-                    && end.is_some_and(|end| end.incarnation == stream.incarnation)
-            })
-        };
         let unclosed = self
             .streams
             .iter()
-            .filter(|(stream, seen)| !seen.closed && !followed(stream))
+            .filter(|(stream, seen)| !seen.closed && !followed.contains(stream))
             .map(|(stream, seen)| Unclosed { stream: stream.clone(), last_sequence: seen.last })
             .collect();
         self.findings.sort_by(|a, b| (&a.stream, a.sequence, a.kind).cmp(&(&b.stream, b.sequence, b.kind)));
@@ -296,7 +292,7 @@ impl Checker {
             Some(seen) => {
                 if sequence - seen.last > 1 {
                     let (first, last) = (seen.last + 1, sequence - 1);
-                    self.missing.push(Missing { stream: stream.clone(), first, last });
+                    self.missing.entry(stream.clone()).or_default().push((first, last));
                     self.resumes.entry(stream.clone()).or_default().push(sequence);
                 } else if !seen.hashes.contains(&header.previous) {
                     let message =
@@ -309,7 +305,7 @@ impl Checker {
                 }
             }
             None if sequence > 0 => {
-                self.missing.push(Missing { stream: stream.clone(), first: 0, last: sequence - 1 });
+                self.missing.entry(stream.clone()).or_default().push((0, sequence - 1));
             }
             None if !matches!(header.content, Content::Open(_)) || header.previous != [0; 32] => {
                 findings
@@ -356,29 +352,27 @@ impl Checker {
         }
     }
 
-    fn predecessor(&mut self, successor: &StreamId, end: &StreamEnd) {
-        let stream = StreamId { incarnation: end.incarnation, ..successor.clone() };
-        let whole = Missing { stream: stream.clone(), first: 0, last: end.sequence };
-        let Some(seen) = self.streams.get(&stream) else {
-            if !self.uncovered(&whole).is_empty() {
+    /// Compares what a stream says of `stream`, the one before it, with what is there; `explained` is what gap records say of that one.
+    fn predecessor(&mut self, successor: &StreamId, end: &StreamEnd, stream: &StreamId, explained: &Ranges) {
+        let Some(seen) = self.streams.get(stream) else {
+            if explained.outside(0, end.sequence).next().is_some() {
                 let message = format!("the stream before it, incarnation {}, is not there", end.incarnation);
                 self.push(FindingKind::PredecessorMissing, successor, Some(0), None, message);
             }
             return;
         };
         if seen.last < end.sequence {
-            self.missing.push(Missing { stream, first: seen.last + 1, last: end.sequence });
+            self.missing.entry(stream.clone()).or_default().push((seen.last + 1, end.sequence));
         } else if seen.last > end.sequence {
-            let after = Missing { stream: stream.clone(), first: end.sequence + 1, last: seen.last };
             // A gap record covers records that the journal had lost and the archive had got before.
-            if !self.uncovered(&after).is_empty() {
+            if explained.outside(end.sequence + 1, seen.last).next().is_some() {
                 let message = format!(
                     "it goes on after record {}, which the next incarnation, {}, names as its last",
                     end.sequence, successor.incarnation
                 );
                 self.push(
                     FindingKind::ChainBroken,
-                    &stream,
+                    stream,
                     Some(end.sequence.saturating_add(1)),
                     None,
                     message,
@@ -389,18 +383,19 @@ impl Checker {
                 "its last record is not the one that the next incarnation, {}, names",
                 successor.incarnation
             );
-            self.push(FindingKind::ChainBroken, &stream, Some(end.sequence), None, message);
+            self.push(FindingKind::ChainBroken, stream, Some(end.sequence), None, message);
         }
     }
 
-    /// The parts of a range that no gap record names.
-    fn uncovered(&self, missing: &Missing) -> Vec<(u64, u64)> {
-        let of_it = self.gaps.iter().filter(|told| told.stream == missing.stream);
-        let covered = of_it.filter_map(|Told { gap, .. }| {
-            let first = gap.first?;
-            Some((first, first.saturating_add(gap.count.checked_sub(1)?)))
-        });
-        uncovered(covered, missing.first, missing.last)
+    /// What gap records name, by stream.
+    fn explained(&self) -> BTreeMap<StreamId, Ranges> {
+        let mut explained: BTreeMap<&StreamId, Vec<(u64, u64)>> = BTreeMap::new();
+        for Told { stream, gap, .. } in &self.gaps {
+            if let (Some(first), Some(more)) = (gap.first, gap.count.checked_sub(1)) {
+                explained.entry(stream).or_default().push((first, first.saturating_add(more)));
+            }
+        }
+        explained.into_iter().map(|(stream, ranges)| (stream.clone(), ranges.into())).collect()
     }
 
     fn find(&mut self, kind: FindingKind, stream: &StreamId, sequence: Option<u64>, id: Uuid, message: &str) {
@@ -431,27 +426,6 @@ impl Checker {
             self.findings.push(finding);
         }
     }
-}
-
-/// The parts of `first..=last` that are in none of the ranges.
-pub(super) fn uncovered(ranges: impl Iterator<Item = (u64, u64)>, first: u64, last: u64) -> Vec<(u64, u64)> {
-    let mut covered: Vec<(u64, u64)> = ranges.collect();
-    covered.sort_unstable();
-    let mut rest = Vec::new();
-    let mut next = first;
-    for (from, to) in covered {
-        if from > last || next > last {
-            break;
-        }
-        if from > next {
-            rest.push((next, from - 1));
-        }
-        next = next.max(to.saturating_add(1));
-    }
-    if next <= last {
-        rest.push((next, last));
-    }
-    rest
 }
 
 fn column_stream(record: &ArchivedRecord) -> StreamId {
@@ -488,3 +462,6 @@ fn differing(expected: &Projection, actual: &Projection) -> Vec<&'static str> {
     }
     names
 }
+
+#[cfg(test)]
+mod tests;

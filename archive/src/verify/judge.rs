@@ -5,22 +5,27 @@
 //! place. What came after the last head, nothing here can speak of: it is counted as not anchored yet.
 
 use super::held::Held;
-use super::{DeclaredGap, Finding, FindingKind, Report};
+use super::ranges::Ranges;
+use super::{DeclaredGap, Finding, FindingKind, MAX_FINDINGS, Report};
 use crate::anchors::{Anchored, Anchors, time};
 use crate::head::{Mark, Statement};
 use crate::record::StreamId;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound;
+use std::ops::{Bound, RangeInclusive};
+use std::sync::LazyLock;
 use uuid::Uuid;
 
 /// What anchors show of archives.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Judgement {
-    /// What does not fit the anchors, and what is wrong with them.
+    /// What does not fit the anchors, and what is wrong with them, at most [`MAX_FINDINGS`].
     pub findings: Vec<Finding>,
-    /// What anchors speak of and none of the archives can hold, in words.
+    /// How many more there are.
+    #[serde(default)]
+    pub more_findings: u64,
+    /// What anchors speak of and none of the archives can hold, in words; of as many at most.
     pub not_verified: Vec<String>,
     /// Each journal and endpoint that anchors or archives know.
     pub journals: Vec<JournalState>,
@@ -93,7 +98,7 @@ impl Judgement {
 pub fn judge(anchors: &Anchors, reports: &[&Report], is_whole: bool) -> Judgement {
     let mut judge = Judge::default();
     judge.collect(reports);
-    judge.result.findings.clone_from(&anchors.findings);
+    anchors.findings.iter().cloned().for_each(|finding| judge.keep(finding));
     let mut unfinished: Option<i64> = None;
     let mut newest: Option<i64> = None;
     for (journal, anchored) in &anchors.journals {
@@ -108,6 +113,9 @@ pub fn judge(anchors: &Anchors, reports: &[&Report], is_whole: bool) -> Judgemen
     judge.unanchored(anchors);
     let gaps = reports.iter().flat_map(|report| &report.gaps);
     gaps.for_each(|gap| judge.gap(gap, anchors));
+    if judge.more_not_verified > 0 {
+        judge.result.not_verified.push(format!("and {} more like these", judge.more_not_verified));
+    }
     let mut result = judge.result;
     let all_anchored = result.journals.iter().all(|state| state.anchored_at_nanos.is_some());
     result.is_proven =
@@ -120,11 +128,16 @@ pub fn judge(anchors: &Anchors, reports: &[&Report], is_whole: bool) -> Judgemen
 #[derive(Default)]
 struct Judge {
     held: BTreeMap<StreamId, Merged>,
-    /// Ranges that gap records explain.
-    gaps: BTreeMap<StreamId, Vec<(u64, u64)>>,
+    /// Endpoints of which anything is there.
+    endpoints: BTreeSet<String>,
+    /// By stream the one that names it as the one before: its incarnation, and the end that it names.
+    successors: BTreeMap<StreamId, (Uuid, u64)>,
+    /// What gap records explain.
+    gaps: BTreeMap<StreamId, Ranges>,
     /// Places of a stream that are proved: what stands before them is, back to the next hole.
     proved: BTreeMap<StreamId, BTreeSet<u64>>,
     result: Judgement,
+    more_not_verified: u64,
 }
 
 /// A stream as all archives together hold it.
@@ -160,11 +173,20 @@ impl Judge {
                 merged.marks.entry(mark.sequence).or_default().insert(mark.hash.clone());
             }
         }
-        for gap in reports.iter().flat_map(|report| &report.gaps) {
-            if let (Some(first), Some(more)) = (gap.first, gap.count.checked_sub(1)) {
-                self.gaps.entry(gap.stream.clone()).or_default().push((first, first.saturating_add(more)));
+        for (stream, merged) in &self.held {
+            self.endpoints.insert(stream.endpoint.clone());
+            if let Some(before) = merged.held.predecessor {
+                let before_it = StreamId { incarnation: before.incarnation, ..stream.clone() };
+                self.successors.entry(before_it).or_insert((stream.incarnation, before.sequence));
             }
         }
+        let mut gaps: BTreeMap<&StreamId, Vec<(u64, u64)>> = BTreeMap::new();
+        for gap in reports.iter().flat_map(|report| &report.gaps) {
+            if let (Some(first), Some(more)) = (gap.first, gap.count.checked_sub(1)) {
+                gaps.entry(&gap.stream).or_default().push((first, first.saturating_add(more)));
+            }
+        }
+        self.gaps = gaps.into_iter().map(|(stream, ranges)| (stream.clone(), ranges.into())).collect();
     }
 
     fn endpoint(&mut self, journal: Uuid, endpoint: &str, anchored: &Anchored, is_whole: bool) -> Last {
@@ -173,11 +195,11 @@ impl Judge {
         let newest = statements().max_by_key(|statement| statement.at_nanos);
         let at_nanos = newest.map(|statement| statement.at_nanos);
         let who = format!("journal {journal} (pod {}), endpoint {endpoint}", anchored.node);
-        let of_it = |stream: &StreamId| stream.journal == journal && stream.endpoint == endpoint;
+        let of_it = streams_of(journal, endpoint);
         let confirmed = statements().filter_map(|statement| Some((statement, statement.confirmed?)));
         let (mut waiting, mut lacks) = (0, false);
         if let Some((statement, mark)) = confirmed.max_by_key(|(statement, _)| statement.at_nanos)
-            && !self.held.keys().any(of_it)
+            && self.held.range(of_it.clone()).next().is_none()
         {
             lacks = true;
             let had = format!(
@@ -187,14 +209,14 @@ impl Judge {
             );
             if !is_whole {
                 let sentence = format!("{who}: {had}, and it is in none of those that could be read");
-                self.result.not_verified.push(sentence);
-            } else if self.held.keys().any(|stream| stream.endpoint == endpoint) {
+                self.not_verified(sentence);
+            } else if self.endpoints.contains(endpoint) {
                 let sentence = format!(
                     "{who}: nothing of it is there, and {had}: the whole journal was removed, or an archive of this endpoint was not given"
                 );
                 self.find(FindingKind::JournalRemoved, statement, Some(0), sentence);
             } else {
-                self.result.not_verified.push(format!(
+                self.not_verified(format!(
                     "{who}: {had}, and no archive that was read holds this endpoint: it is in another archive, or all of it was removed"
                 ));
             }
@@ -203,8 +225,8 @@ impl Judge {
                 waiting += self.incarnation(&who, statements);
             }
         }
-        self.cover_predecessors(journal, endpoint);
-        let not_anchored = self.not_anchored(&of_it);
+        self.cover_predecessors(&of_it);
+        let not_anchored = self.not_anchored(of_it);
         // A stream of an incarnation that is over gets no more records.
         let current = anchored.endpoints.values().flat_map(BTreeMap::keys).max();
         let is_finished = !lacks
@@ -280,7 +302,7 @@ impl Judge {
         let stream = stream_of(statement);
         let (incarnation, at, sequence) = (statement.incarnation, time(statement.at_nanos), mark.sequence);
         let Some(merged) = self.held.get(&stream) else {
-            if is_confirmed && !self.uncovered(&stream, 0, sequence).is_empty() {
+            if is_confirmed && self.uncovered(&stream, 0, sequence).next().is_some() {
                 let sentence = format!(
                     "{who}, incarnation {incarnation}: the stream was removed: by {at} the archive had confirmed its records 0 to \
                      {sequence}, and none of them is there"
@@ -302,7 +324,8 @@ impl Judge {
                 self.proved.entry(stream).or_default().insert(sequence);
             }
         } else if is_confirmed && sequence > last {
-            for (first, to) in self.uncovered(&stream, last.saturating_add(1), sequence) {
+            let gone: Vec<_> = self.uncovered(&stream, last.saturating_add(1), sequence).collect();
+            for (first, to) in gone {
                 let sentence = format!(
                     "{who}, incarnation {incarnation}: cut off after record {last}: by {at} the archive had confirmed the records {first} \
                      to {to} too, and they are not there"
@@ -318,22 +341,9 @@ impl Judge {
         let next = self.held.get(&stream).map(|merged| merged.held.last.saturating_add(1));
         let confirmed = newest.confirmed.map(|mark| mark.sequence.saturating_add(1));
         let first = next.max(confirmed).unwrap_or(0);
-        let ranges = if first > newest.last.sequence {
-            Vec::new()
-        } else {
-            self.uncovered(&stream, first, newest.last.sequence)
-        };
-        let count =
-            ranges.iter().fold(0u64, |sum, (first, to)| sum.saturating_add((to - first).saturating_add(1)));
-        let successor = self.held.values().find_map(|merged| {
-            let before = merged.held.predecessor?;
-            let follows = merged.held.stream.journal == stream.journal
-                && merged.held.stream.endpoint == stream.endpoint
-                && before.incarnation == stream.incarnation;
-            follows.then_some((merged.held.stream.incarnation, before.sequence))
-        });
+        let count = records(self.uncovered(&stream, first, newest.last.sequence));
         // Where the successor names an end, what is missing up to there is told by the chain.
-        match successor {
+        match self.successors.get(&stream).copied() {
             Some((_, end)) if end >= newest.last.sequence => 0,
             Some((next, end)) if count > 0 => {
                 let sentence = format!(
@@ -351,13 +361,9 @@ impl Judge {
 
     /// What stands before a proved place by the chain is proved with it. A hole breaks the chain, whoever explains it: the record after
     /// it names one that is not there.
-    fn cover_predecessors(&mut self, journal: Uuid, endpoint: &str) {
-        let mut to_follow: Vec<StreamId> = self
-            .proved
-            .keys()
-            .filter(|stream| stream.journal == journal && stream.endpoint == endpoint)
-            .cloned()
-            .collect();
+    fn cover_predecessors(&mut self, of_it: &RangeInclusive<StreamId>) {
+        let of_it = self.proved.range(of_it.clone());
+        let mut to_follow: Vec<StreamId> = of_it.map(|(stream, _)| stream.clone()).collect();
         while let Some(stream) = to_follow.pop() {
             let Some(before) = self.held.get(&stream).and_then(|merged| merged.held.predecessor) else {
                 continue;
@@ -387,9 +393,11 @@ impl Judge {
         next.is_some_and(|next| hole.is_none_or(|hole| next < hole))
     }
 
-    fn not_anchored(&self, of_it: &dyn Fn(&StreamId) -> bool) -> u64 {
-        let of_it = self.held.iter().filter(|(stream, _)| of_it(stream));
-        of_it.map(|(stream, merged)| self.unproved(stream, merged)).fold(0, u64::saturating_add)
+    fn not_anchored(&self, of_it: RangeInclusive<StreamId>) -> u64 {
+        self.held
+            .range(of_it)
+            .map(|(stream, merged)| self.unproved(stream, merged))
+            .fold(0, u64::saturating_add)
     }
 
     /// Records of a stream that no anchor proves: what follows the last proved place of each unbroken stretch.
@@ -400,8 +408,7 @@ impl Judge {
             let of_it = |proved: &BTreeSet<u64>| proved.range(first..=end.max(first)).next_back().copied();
             let from = self.proved.get(stream).and_then(of_it).map_or(first, |to| to.saturating_add(1));
             if from <= end {
-                let rest = self.uncovered(stream, from, end).into_iter();
-                sum = rest.fold(sum, |sum, (a, b)| sum.saturating_add((b - a).saturating_add(1)));
+                sum = sum.saturating_add(records(self.uncovered(stream, from, end)));
             }
             first = end.saturating_add(1);
         }
@@ -456,7 +463,7 @@ impl Judge {
         let at = StreamId { incarnation: by.incarnation, ..gap.stream.clone() };
         let is_anchored_itself = self.is_proved(&at, by.sequence);
         if anchored.is_some_and(|to| first <= to) && !is_anchored_itself {
-            self.result.not_verified.push(format!(
+            self.not_verified(format!(
                 "{}: {} record(s) from {first} on are missing, and the gap record that says so, {} of incarnation {}, is not anchored \
                  yet: verify again with newer anchors",
                 gap.stream, gap.count, by.sequence, by.incarnation
@@ -465,17 +472,48 @@ impl Judge {
     }
 
     /// The parts of a range that no gap record names.
-    fn uncovered(&self, stream: &StreamId, first: u64, last: u64) -> Vec<(u64, u64)> {
-        super::check::uncovered(self.gaps.get(stream).into_iter().flatten().copied(), first, last)
+    fn uncovered(&self, stream: &StreamId, first: u64, last: u64) -> impl Iterator<Item = (u64, u64)> + '_ {
+        static NOTHING: LazyLock<Ranges> = LazyLock::new(Ranges::default);
+        self.gaps.get(stream).unwrap_or(&NOTHING).outside(first, last)
     }
 
     fn find(&mut self, kind: FindingKind, statement: &Statement, sequence: Option<u64>, sentence: String) {
         let stream = stream_of(statement);
-        self.result.findings.push(Finding { kind, stream, sequence, id: None, sentence });
+        self.keep(Finding { kind, stream, sequence, id: None, sentence });
     }
+
+    fn keep(&mut self, finding: Finding) {
+        if self.result.findings.len() == MAX_FINDINGS {
+            self.result.more_findings += 1;
+        } else {
+            self.result.findings.push(finding);
+        }
+    }
+
+    fn not_verified(&mut self, sentence: String) {
+        if self.result.not_verified.len() == MAX_FINDINGS {
+            self.more_not_verified += 1;
+        } else {
+            self.result.not_verified.push(sentence);
+        }
+    }
+}
+
+/// The streams of one journal and endpoint, in the order of streams.
+fn streams_of(journal: Uuid, endpoint: &str) -> RangeInclusive<StreamId> {
+    let of = |incarnation| StreamId { journal, endpoint: endpoint.to_owned(), incarnation };
+    of(Uuid::nil())..=of(Uuid::max())
+}
+
+/// How many records ranges hold.
+fn records(ranges: impl Iterator<Item = (u64, u64)>) -> u64 {
+    ranges.fold(0, |sum, (first, last)| sum.saturating_add((last - first).saturating_add(1)))
 }
 
 fn stream_of(statement: &Statement) -> StreamId {
     let Statement { journal, endpoint, incarnation, .. } = statement;
     StreamId { journal: *journal, endpoint: endpoint.clone(), incarnation: *incarnation }
 }
+
+#[cfg(test)]
+mod tests;
