@@ -83,6 +83,7 @@ async fn what_is_left_out_has_the_default_that_the_description_says() -> Result<
         "archiving": { "inbound": true, "outbound": false, "blockIfUnableToRecord": false },
         "journal": { "ephemeral": false, "keepConfirmed": "1h" },
         "link": { "answerTimeout": "30s" },
+        "alarms": { "highWaterPercent": 80, "waitingTooLong": "15m" },
     });
     assert_eq!(cluster, expected);
     let endpoint = serde_json::to_value(world.endpoint("records", json!({ "type": "SQLite" })).await?.spec)?;
