@@ -64,9 +64,10 @@ impl Shared {
         let is_new = !self.is_buried(endpoint, record.header.id);
         disk::replace(&*self.disk, &name, &out)
             .map_err(|error| JournalError::Io { doing: "keep a refused record", error })?;
-        if is_new {
-            self.state().endpoints.entry(endpoint.to_owned()).or_default().dead_letters += 1;
-        }
+        let mut state = self.state();
+        let queue = state.endpoints.entry(endpoint.to_owned()).or_default();
+        queue.dead_letters += u64::from(is_new);
+        queue.refused = Some((record.header.stream.incarnation, record.header.sequence));
         Ok(())
     }
 

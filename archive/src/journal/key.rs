@@ -49,19 +49,20 @@ impl Shared {
         key.seed
     }
 
-    /// What can be said of every stream of this incarnation: only what is durable.
+    /// What can be said of every stream of this incarnation: only what is durable. A record that was kept aside is confirmed, but not in
+    /// the archive, and the gap record that explains it still waits: as confirmed is named the one before it that the archive took.
     pub fn statements(&self) -> Vec<Statement> {
         let at_nanos = self.now();
         let state = self.state();
         let statement = |(endpoint, queue): (&String, &super::state::EndpointState)| {
             let head = queue.head?;
-            let tip = queue.cursor.tip.filter(|tip| tip.end.incarnation == self.incarnation);
+            let taken = queue.taken.filter(|end| end.incarnation == self.incarnation);
             Some(Statement {
                 journal: self.journal,
                 incarnation: self.incarnation,
                 endpoint: endpoint.clone(),
                 last: head.last,
-                confirmed: tip.map(|tip| Mark { sequence: tip.end.sequence, hash: tip.end.hash }),
+                confirmed: taken.map(|end| Mark { sequence: end.sequence, hash: end.hash }),
                 closed: head.closed,
                 at_nanos,
             })

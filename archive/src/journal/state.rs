@@ -68,6 +68,10 @@ pub struct EndpointState {
     pub archived: u64,
     /// Records kept aside.
     pub dead_letters: u64,
+    /// The last one of them since the process started: incarnation and sequence.
+    pub refused: Option<(Uuid, u64)>,
+    /// The furthest record that was confirmed since the process started and is not kept aside.
+    pub taken: Option<StreamEnd>,
     /// How far its stream of this incarnation is durable.
     pub head: Option<StreamHead>,
     /// Waiting records that turned out to be damaged and of which a gap record tells: incarnation and sequence.
@@ -139,6 +143,10 @@ impl EndpointState {
             self.archived += 1;
         }
         self.cursor = cursor;
+        // Of what is confirmed while an archive is being refilled, nothing is the furthest.
+        let furthest = cursor.last.filter(|last| cursor.tip.is_some_and(|tip| tip.end == *last));
+        let is_aside = |end: &StreamEnd| self.refused == Some((end.incarnation, end.sequence));
+        self.taken = furthest.filter(|end| !is_aside(end)).or(self.taken);
     }
 }
 
