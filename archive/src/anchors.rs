@@ -116,7 +116,7 @@ pub struct Anchored {
     pub node: String,
     /// Its XMPPCluster.
     pub cluster: String,
-    /// By endpoint and incarnation, each in the order of signing.
+    /// By endpoint and incarnation, each in the order of the stream: a clock may step back between two of them.
     pub endpoints: BTreeMap<String, BTreeMap<Uuid, Vec<Statement>>>,
 }
 
@@ -209,7 +209,7 @@ impl Anchors {
             }
         }
         for statements in anchored.endpoints.values_mut().flat_map(BTreeMap::values_mut) {
-            statements.sort_by_key(|statement| (statement.at_nanos, statement.last.sequence));
+            statements.sort_by_key(progress);
         }
         self.journals.insert(id, anchored);
     }
@@ -225,6 +225,12 @@ impl Anchors {
         let stream = StreamId { journal, endpoint: endpoint.to_owned(), incarnation };
         self.findings.push(Finding { kind, stream, sequence: None, id: None, sentence });
     }
+}
+
+/// How far a stream had got, as a head says; its time only decides between two that say the same.
+pub(crate) fn progress(statement: &Statement) -> (u64, bool, Option<u64>, i64) {
+    let confirmed = statement.confirmed.map(|mark| mark.sequence);
+    (statement.last.sequence, statement.closed, confirmed, statement.at_nanos)
 }
 
 /// A time as sentences have it.

@@ -334,6 +334,42 @@ async fn an_endpoint_that_no_archive_holds_is_not_verified_and_never_complete() 
 }
 
 #[tokio::test]
+async fn a_record_kept_aside_is_not_called_cut_off_while_its_gap_record_waits() {
+    let kept = Kept::open();
+    kept.append((0..4).map(|n| draft(accepted(&n.to_string()), "said")).collect()).await;
+    let records = kept.waiting().await;
+    let anchors = async || {
+        let heads = kept.journal.heads();
+        let journals = vec![JournalAnchors {
+            journal: kept.journal.id().to_string(),
+            node: "node-0".to_owned(),
+            cluster: "test/xmpp".to_owned(),
+            public_key: heads[0].public_key.clone(),
+            heads,
+        }];
+        Anchors::check(AnchorsFile { journals, ..AnchorsFile::default() })
+    };
+    // The archive takes three and refuses two; the gap records wait.
+    kept.journal.confirm("main", &records[2]).await.expect("confirmed");
+    for refused in &records[3..] {
+        kept.journal.dead_letter("main", refused, "no").await.expect("kept aside");
+        kept.journal.confirm("main", refused).await.expect("confirmed");
+    }
+    let (report, judgement) = verified(&records[..3], &anchors().await).await;
+    assert!(report.consistent && judgement.is_proven, "{report}");
+    assert_eq!(judgement.journals[0].waiting, 4, "both, and what tells of them");
+    // And what the archive did take must be there.
+    let (report, _) = verified(&records[..2], &anchors().await).await;
+    assert_eq!(report.findings.iter().map(|f| f.kind).collect::<Vec<_>>(), [FindingKind::CutOff], "{report}");
+    // They come.
+    let gaps = kept.waiting().await;
+    kept.journal.confirm("main", &gaps[1]).await.expect("confirmed");
+    let there: Vec<Stored> = records[..3].iter().chain(&gaps).cloned().collect();
+    let (report, judgement) = verified(&there, &anchors().await).await;
+    assert!(report.consistent && judgement.is_proven && report.gaps.len() == 2, "{report}\n{judgement:#?}");
+}
+
+#[tokio::test]
 async fn a_gap_record_explains_a_hole_only_when_it_is_anchored_itself() {
     let kept = Kept::open();
     kept.append((0..4).map(|n| draft(accepted(&n.to_string()), "said")).collect()).await;
@@ -403,24 +439,53 @@ async fn a_volume_that_was_put_back_or_copied_is_told() {
         change(&mut of_it.heads);
         Anchors::check(AnchorsFile { journals: vec![of_it], ..AnchorsFile::default() })
     };
-    let statement = |incarnation: usize, sequence: u64, at_nanos: i64| {
+    let statement = |incarnation: usize, sequence: u64, hash: u8, closed: bool| {
         let stream = streams(&records)[incarnation].clone();
-        let last = Mark { sequence, hash: [7; 32] };
+        let last = Mark { sequence, hash: [hash; 32] };
         let StreamId { journal, endpoint, incarnation } = stream;
         sign(
             &signer("xmpp-0"),
-            &Statement { journal, incarnation, endpoint, last, confirmed: None, closed: false, at_nanos },
+            &Statement { journal, incarnation, endpoint, last, confirmed: None, closed, at_nanos: AT },
         )
     };
     // The journal had signed more of an incarnation than its next one knows of.
-    let (report, _) = verified(&records, &anchors(&|heads| heads.push(statement(1, 20, AT)))).await;
+    let (report, _) = verified(&records, &anchors(&|heads| heads.push(statement(1, 20, 7, false)))).await;
     let kinds: Vec<_> = report.findings.iter().map(|finding| finding.kind).collect();
     assert!(kinds.contains(&FindingKind::WentBack), "{report}");
-    // It signed two different ends of one stream.
-    let two = anchors(&|heads| heads.extend([statement(2, 9, AT + 1), statement(2, 8, AT + 2)]));
-    let (report, _) = verified(&records, &two).await;
-    let kinds: Vec<_> = report.findings.iter().map(|finding| finding.kind).collect();
-    assert_eq!(kinds, [FindingKind::AnchorsContradict], "{report}");
+    // It signed two different ends of one stream, or more after its end.
+    for two in [
+        [statement(2, 9, 7, false), statement(2, 9, 8, false)],
+        [statement(2, 9, 7, false), statement(2, 8, 7, true)],
+    ] {
+        let (report, _) = verified(&records, &anchors(&|heads| heads.extend(two.clone()))).await;
+        let kinds: Vec<_> = report.findings.iter().map(|finding| finding.kind).collect();
+        assert_eq!(kinds, [FindingKind::AnchorsContradict], "{report}");
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_steps_back_between_two_files_of_anchors_contradicts_nothing() {
+    let records = journal("xmpp-0").await;
+    let file = |last: u64, confirmed: u64, at: i64| {
+        let mut of_it =
+            anchored(
+                "xmpp-0",
+                &records,
+                |n, end| if n == 2 { (last, Some(confirmed)) } else { (end, Some(end)) },
+            );
+        let head = of_it.heads.pop().expect("the last incarnation's");
+        let mut statement = cartulary_archive::head::verify(&head).expect("it verifies").statement;
+        statement.at_nanos = at;
+        of_it.heads.push(sign(&signer("xmpp-0"), &statement));
+        AnchorsFile { journals: vec![of_it], ..AnchorsFile::default() }
+    };
+    let (earlier, later) = (file(4, 3, AT + 9_000_000_000), file(6, 6, AT));
+    for (mut whole, more) in [(earlier.clone(), later.clone()), (later, earlier)] {
+        whole.merge(more);
+        let (report, judgement) = verified(&records, &Anchors::check(whole)).await;
+        assert!(report.findings.is_empty() && judgement.is_proven, "{report}");
+        assert_eq!((judgement.up_to_nanos, judgement.journals[0].waiting), (Some(AT), 0));
+    }
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@
 use super::held::Held;
 use super::ranges::Ranges;
 use super::{DeclaredGap, Finding, FindingKind, MAX_FINDINGS, Report};
-use crate::anchors::{Anchored, Anchors, time};
+use crate::anchors::{Anchored, Anchors, progress, time};
 use crate::head::{Mark, Statement};
 use crate::record::StreamId;
 use serde::{Deserialize, Serialize};
@@ -192,13 +192,14 @@ impl Judge {
     fn endpoint(&mut self, journal: Uuid, endpoint: &str, anchored: &Anchored, is_whole: bool) -> Last {
         let incarnations = &anchored.endpoints[endpoint];
         let statements = || incarnations.values().flatten();
-        let newest = statements().max_by_key(|statement| statement.at_nanos);
+        let newest = statements().max_by_key(|statement| (statement.incarnation, progress(statement)));
         let at_nanos = newest.map(|statement| statement.at_nanos);
         let who = format!("journal {journal} (pod {}), endpoint {endpoint}", anchored.node);
         let of_it = streams_of(journal, endpoint);
         let confirmed = statements().filter_map(|statement| Some((statement, statement.confirmed?)));
         let (mut waiting, mut lacks) = (0, false);
-        if let Some((statement, mark)) = confirmed.max_by_key(|(statement, _)| statement.at_nanos)
+        if let Some((statement, mark)) =
+            confirmed.max_by_key(|(statement, mark)| (statement.incarnation, mark.sequence))
             && self.held.range(of_it.clone()).next().is_none()
         {
             lacks = true;
@@ -264,9 +265,7 @@ impl Judge {
 
     /// Checks what was signed of one stream, and returns how many of its records may still wait.
     fn incarnation(&mut self, who: &str, statements: &[Statement]) -> u64 {
-        for pair in statements.windows(2) {
-            self.contradiction(who, &pair[0], &pair[1]);
-        }
+        self.contradictions(who, statements);
         let mut told = BTreeSet::new();
         for statement in statements {
             let confirmed = statement.confirmed.map(|mark| (mark, true));
@@ -279,21 +278,40 @@ impl Judge {
         statements.last().map_or(0, |newest| self.waiting(who, newest))
     }
 
-    fn contradiction(&mut self, who: &str, earlier: &Statement, later: &Statement) {
-        let (a, b) = (earlier.last, later.last);
-        let goes_back = b.sequence < a.sequence || (earlier.closed && b.sequence > a.sequence);
-        if goes_back || (a.sequence == b.sequence && a.hash != b.hash) {
+    /// One journal names one record at each place, and none after the one that closed its stream. In which order it signed its heads
+    /// nobody can say by their times alone: clocks step back.
+    fn contradictions(&mut self, who: &str, statements: &[Statement]) {
+        const COPIED: &str = "its volume was copied or put back, and two go on in its name";
+        let mut signed: BTreeMap<u64, (Mark, &Statement)> = BTreeMap::new();
+        for statement in statements {
+            let (incarnation, at) = (statement.incarnation, time(statement.at_nanos));
+            for mark in statement.confirmed.into_iter().chain([statement.last]) {
+                let (known, other) = *signed.entry(mark.sequence).or_insert((mark, statement));
+                if known.hash != mark.hash {
+                    let sentence = format!(
+                        "{who}, incarnation {incarnation}: at {} the journal signed one record {}, and at {at} another: {COPIED}",
+                        time(other.at_nanos),
+                        mark.sequence,
+                    );
+                    self.find(FindingKind::AnchorsContradict, statement, Some(mark.sequence), sentence);
+                }
+            }
+        }
+        let closed = statements.iter().find(|statement| statement.closed);
+        let last = statements.last();
+        if let Some((closed, last)) =
+            closed.zip(last).filter(|(closed, last)| last.last.sequence > closed.last.sequence)
+        {
             let sentence = format!(
-                "{who}, incarnation {}: at {} the journal signed that it ended with record {}, and at {} that it ended with {} record {}: its \
-                 volume was copied or put back, and two go on in its name",
-                earlier.incarnation,
-                time(earlier.at_nanos),
-                a.sequence,
-                time(later.at_nanos),
-                if a.sequence == b.sequence { "another" } else { "" },
-                b.sequence,
+                "{who}, incarnation {}: at {} the journal signed that it had closed its stream with record {}, and at {} that it had record \
+                 {}: {COPIED}",
+                closed.incarnation,
+                time(closed.at_nanos),
+                closed.last.sequence,
+                time(last.at_nanos),
+                last.last.sequence,
             );
-            self.find(FindingKind::AnchorsContradict, later, Some(b.sequence), sentence);
+            self.find(FindingKind::AnchorsContradict, last, Some(last.last.sequence), sentence);
         }
     }
 
