@@ -226,6 +226,8 @@ pub struct DrainReport {
     pub node: String,
     /// The journal's id; empty when it could not be opened.
     pub journal: String,
+    /// How far the streams of this run have got, signed by the journal: they cover all that was carried.
+    pub heads: Vec<Head>,
     /// Records that archives confirmed in this run.
     pub carried: u64,
     /// Endpoints whose records are not all archived; empty when nothing waits.

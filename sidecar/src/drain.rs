@@ -78,7 +78,7 @@ pub fn exit_code(report: &DrainReport) -> u8 {
     }
 }
 
-/// The report as one line of JSON. With `limit`, words go before figures.
+/// The report as one line of JSON. With `limit`, words go before figures, and both before heads: of those six fit.
 #[must_use]
 pub fn line(report: &DrainReport, limit: bool) -> String {
     let json = |report: &DrainReport| serde_json::to_string(report).unwrap_or_default();
@@ -93,6 +93,7 @@ pub fn line(report: &DrainReport, limit: bool) -> String {
     while json(&short).len() > TERMINATION_BYTES && short.waiting.len() > 1 {
         short.waiting.pop_last();
     }
+    while json(&short).len() > TERMINATION_BYTES && short.heads.pop().is_some() {}
     json(&short)
 }
 
@@ -151,6 +152,8 @@ async fn drain(
     report.waiting = left(&journal, &drains);
     background.cancel();
     _ = tokio::time::timeout(STOP_PATIENCE, task).await;
+    // Nobody can ask this process: without these, what it carried could be cut off the archive without a trace.
+    report.heads = journal.heads();
     let archived: u64 = journal.endpoints().iter().map(|name| journal.queue(name).archived).sum();
     report.carried = archived.saturating_sub(dead_letters(&journal).saturating_sub(dead_before));
     // Not in the journal, so that nothing else would say that the volume is still needed.
@@ -283,6 +286,7 @@ pub fn default_termination_log() -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cartulary_compliance::status::Head;
 
     #[test]
     fn a_termination_message_fits_and_keeps_the_figures() {
@@ -292,10 +296,14 @@ mod tests {
         report.waiting = (0..100).map(|n| (format!("endpoint-{n}"), waiting.clone())).collect();
         assert_eq!(exit_code(&report), STILL_WAITING);
         assert_eq!(serde_json::from_str::<DrainReport>(&line(&report, false)).expect("JSON"), report);
+        report.heads = vec![Head { signature: "s".repeat(600), ..Head::default() }; 4];
         let short = line(&report, true);
         assert!(short.len() <= TERMINATION_BYTES, "{}", short.len());
         let short: DrainReport = serde_json::from_str(&short).expect("JSON");
         assert!(short.carried == 3 && short.waiting["endpoint-0"].records == 7);
+        assert_eq!(short.heads, report.heads, "heads are the last to go");
+        report.heads = vec![report.heads[0].clone(); 20];
+        assert!(line(&report, true).len() <= TERMINATION_BYTES);
         report.problem = Some("no".into());
         assert_eq!(exit_code(&report), CANNOT_RUN);
     }

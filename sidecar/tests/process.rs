@@ -304,6 +304,10 @@ fn the_journal_of_a_pod_that_is_gone_is_drained_and_what_still_waits_is_told() {
     // Both messages after the open record; and of the first drain and of this one an open and a closing record.
     assert_eq!(report.carried, 3 + 2 + 2, "{log}");
     assert!(!report.journal.is_empty() && report.node == "pod-0");
+    // What proves that nothing of it was taken out of the archive afterwards.
+    let [head] = report.heads.as_slice() else { panic!("one head: {:?}", report.heads) };
+    let head = cartulary_archive::head::verify(head).expect("it is signed").statement;
+    assert!(head.closed && head.confirmed == Some(head.last) && head.journal.to_string() == report.journal);
     assert!(path.join("data/archive/main.sqlite").exists());
     assert!(!log.contains(SAID) && !log.contains("romeo") && !log.contains(SECRET), "{log}");
     let (code, report, _) = drain(path, 60);

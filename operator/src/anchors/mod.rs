@@ -54,6 +54,18 @@ pub struct Report {
     pub unwritable: Vec<(String, String)>,
     /// Whether something waits for its minute.
     pub pending: bool,
+    /// Journals of which something is not written yet.
+    pub unwritten: BTreeSet<String>,
+    /// Whether it is unknown what is kept.
+    pub unlisted: bool,
+}
+
+impl Report {
+    /// Whether all that is to be kept of `heads` is written. What was refused is told elsewhere, and is not waited for.
+    #[must_use]
+    pub fn settled(&self, heads: &[Head]) -> bool {
+        heads.iter().all(|head| !self.unlisted && !self.unwritten.contains(&head.journal))
+    }
 }
 
 /// By namespace and name; each has one writer at a time.
@@ -104,6 +116,7 @@ impl Keeper {
         let mut report = Report::default();
         if let Err(error) = self.load(&mut cluster, namespace, name).await {
             report.unwritable.push((String::new(), format!("anchors cannot be listed: {error}")));
+            (report.pending, report.unlisted) = (true, true);
             return report;
         }
         for pod in shown {
@@ -277,7 +290,10 @@ impl OfCluster {
             if let Some(last) = conflicts.last().filter(|_| conflicts.len() > entry.acknowledged) {
                 report.conflicts.push((entry.anchors.node.clone(), format!("journal {journal}, {last}")));
             }
-            report.pending |= entry.due.is_some();
+            if entry.due.is_some() {
+                report.pending = true;
+                report.unwritten.insert(journal.clone());
+            }
             report.journals.extend(entry.kept.clone().map(|kept| (journal.clone(), kept)));
         }
         report

@@ -66,7 +66,7 @@ pub fn raised(
                 raise(alarms::SIDECAR_MISSING, &pod.pod, None, format!("its sidecar records for {cluster}"));
             }
             Sidecar::Unreachable(why) => raise(alarms::SIDECAR_UNREACHABLE, &pod.pod, None, why.clone()),
-            Sidecar::NotRunning => {}
+            Sidecar::NotRunning | Sidecar::Ending(_) => {}
             Sidecar::Answered(status) => {
                 for found in of_node(status, settings, now_micros) {
                     raise(found.alarm, &pod.pod, found.endpoint, found.message);

@@ -44,6 +44,8 @@ pub enum Sidecar {
     Unreachable(String),
     /// It answered as the sidecar of another XMPPCluster.
     Foreign(String),
+    /// It answered while its pod is being deleted: it counts for its heads only.
+    Ending(Box<SidecarStatus>),
     /// It answered.
     Answered(Box<SidecarStatus>),
 }
@@ -56,11 +58,13 @@ pub async fn observe(cluster: &str, pods: &[Arc<Pod>], context: &Context) -> Vec
         futures::stream::iter(looks).buffer_unordered(CONCURRENT).collect().await;
     for observation in &mut observations {
         // Another label on the pod does not change whose configuration its sidecar runs.
-        if let Sidecar::Answered(status) = &observation.sidecar
-            && !status.cluster.is_empty()
-            && status.cluster != cluster
-        {
-            observation.sidecar = Sidecar::Foreign(cut(&status.cluster));
+        let foreign = |status: &SidecarStatus| !status.cluster.is_empty() && status.cluster != cluster;
+        match &observation.sidecar {
+            Sidecar::Answered(status) if foreign(status) => {
+                observation.sidecar = Sidecar::Foreign(cut(&status.cluster));
+            }
+            Sidecar::Ending(status) if foreign(status) => observation.sidecar = Sidecar::NotRunning,
+            _ => {}
         }
     }
     observations.sort_by(|a, b| a.pod.cmp(&b.pod));
@@ -73,8 +77,12 @@ async fn look(pod: Arc<Pod>, http: reqwest::Client, port: u16) -> Observation {
         pod.status.as_ref().and_then(|status| status.pod_ip.as_deref()).and_then(|ip| ip.parse().ok());
     let sidecar = match address {
         _ if !has_sidecar(&pod) => Sidecar::Missing,
-        Some(address) if pod.metadata.deletion_timestamp.is_none() => ask(&http, address, port, &name).await,
-        _ => Sidecar::NotRunning,
+        Some(address) => match ask(&http, address, port, &name).await {
+            answer if pod.metadata.deletion_timestamp.is_none() => answer,
+            Sidecar::Answered(status) => Sidecar::Ending(status),
+            _ => Sidecar::NotRunning,
+        },
+        None => Sidecar::NotRunning,
     };
     Observation { journal_in_pod: journal_in_pod(&pod), pod: name, sidecar }
 }
@@ -165,7 +173,9 @@ impl Observation {
                         .to_owned(),
                 );
             }
-            Sidecar::NotRunning => return fault(reason::PENDING, "it is not running".to_owned()),
+            Sidecar::NotRunning | Sidecar::Ending(_) => {
+                return fault(reason::PENDING, "it is not running".to_owned());
+            }
             Sidecar::Unreachable(why) => {
                 return fault(reason::SIDECAR_UNREACHABLE, format!("its sidecar does not answer: {why}"));
             }

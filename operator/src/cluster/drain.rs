@@ -2,11 +2,13 @@
 //!
 //! Invariants: a claim is never changed or deleted; no Job runs beside the pod it stands in for; a Job that failed is told, and tried
 //! again with growing pauses for ever, at once when the configuration has changed; a finished Job stays as the note that nothing waits,
-//! and goes when its pod comes back. All that must survive the operator is in the Job.
+//! and goes when its pod comes back; what it carried is anchored before its
+//! journal counts as drained. All that must survive the operator is in the Job.
 
 use super::apply::Applied;
 use super::build::owner;
 use super::dereference::{Claim, Gathered};
+use crate::anchors::Report;
 use crate::conditions::cut;
 use crate::context::Context;
 use crate::inject::parts::{
@@ -34,6 +36,7 @@ const ATTEMPT: &str = "cartulary.dev/attempt";
 const HASH: &str = super::build::HASH;
 /// A Job that has not ended by then is tried anew; what it carried stays carried.
 const DEADLINE_SECONDS: i64 = 3600;
+const SOON: Duration = Duration::from_secs(2);
 const FIRST_PAUSE: Duration = Duration::from_secs(30);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1800);
 
@@ -108,17 +111,21 @@ struct Gone {
     attempts: u32,
 }
 
+/// What is anchored, and the reports of Jobs that went into it, by pod.
+pub type Anchored<'a> = (&'a Report, &'a [(String, DrainReport)]);
+
 /// Looks at all claims of a cluster. Also: when to look again, if nothing happens before.
 pub async fn attend(
     cluster: &XmppCluster,
     gathered: &Gathered,
     applied: Option<&Applied>,
+    anchors: Anchored<'_>,
     context: &Context,
 ) -> (Vec<View>, Option<Duration>) {
     let mut views = Vec::new();
     let mut again: Option<Duration> = None;
     for claim in &gathered.journals {
-        let (view, soon) = one(cluster, claim, applied, context).await;
+        let (view, soon) = one(cluster, claim, applied, anchors, context).await;
         views.push(view);
         again = [again, soon].into_iter().flatten().min();
     }
@@ -129,6 +136,7 @@ async fn one(
     cluster: &XmppCluster,
     claim: &Claim,
     applied: Option<&Applied>,
+    anchors: Anchored<'_>,
     context: &Context,
 ) -> (View, Option<Duration>) {
     let namespace = cluster.namespace().unwrap_or_default();
@@ -186,10 +194,26 @@ async fn one(
     let Some((condition, completed)) = ended(&job) else {
         return (view("Draining", Some(DRAINS.to_owned()), Some(alarms::JOURNAL_UNATTENDED)), None);
     };
+    let report = match report(context, &namespace, &job).await {
+        Ok(report) => report,
+        Err(error) => {
+            let message =
+                format!("what the Job that drained it said cannot be read, which is tried again: {error}");
+            return (view("Draining", Some(message), Some(alarms::JOURNAL_UNATTENDED)), Some(FIRST_PAUSE));
+        }
+    };
     if completed {
+        let unsettled = |report: &DrainReport| {
+            let is_shown =
+                anchors.1.iter().any(|(pod, shown)| *pod == claim.pod && shown.heads == report.heads);
+            !is_shown || !anchors.0.settled(&report.heads)
+        };
+        if report.as_ref().is_some_and(unsettled) {
+            let message = "nothing waits; its anchors are not written yet: see the condition Anchored";
+            return (view("Draining", Some(message.to_owned()), None), Some(SOON));
+        }
         return (View { waiting: Some(0), ..view("Drained", None, None) }, None);
     }
-    let report = report(context, &namespace, &job).await;
     let pause = retry_pause(condition, attempt(&job));
     let outdated = applied.is_some_and(|applied| job.annotations().get(HASH) != Some(&applied.0.hash));
     if pause.is_zero() || outdated {
@@ -263,19 +287,34 @@ async fn remove(api: &Api<Job>, job: &Job) {
     }
 }
 
-/// What the Job's pod said at its end.
-async fn report(context: &Context, namespace: &str, job: &Job) -> Option<DrainReport> {
-    let uid = job.uid()?;
+/// What the Jobs that have ended said of the journals of pods that are gone, by pod.
+pub async fn reports(namespace: &str, gathered: &Gathered, context: &Context) -> Vec<(String, DrainReport)> {
+    let mut all = Vec::new();
+    for claim in gathered.journals.iter().filter(|claim| !claim.has_pod && !claim.deleting) {
+        let job = context.stores.jobs.get(&ObjectRef::new(&job_name(&claim.pod)).within(namespace));
+        if let Some(job) = job.filter(|job| ended(job).is_some())
+            && let Ok(Some(report)) = report(context, namespace, &job).await
+        {
+            all.push((claim.pod.clone(), report));
+        }
+    }
+    all
+}
+
+/// What the Job's pod said at its end; `None` when that is gone.
+async fn report(context: &Context, namespace: &str, job: &Job) -> Result<Option<DrainReport>, kube::Error> {
+    let Some(uid) = job.uid() else { return Ok(None) };
     if let Some(report) = context.drains.reports.lock().unwrap_or_else(PoisonError::into_inner).get(&uid) {
-        return Some(report.clone());
+        return Ok(Some(report.clone()));
     }
     let of_job = ListParams::default().labels(&format!("batch.kubernetes.io/job-name={}", job.name_any()));
-    let pods = Api::<Pod>::namespaced(context.client.clone(), namespace).list(&of_job).await.ok()?;
+    let pods = Api::<Pod>::namespaced(context.client.clone(), namespace).list(&of_job).await?;
     let message = pods.items.iter().find_map(|pod| {
         pod.owner_references().iter().find(|owner| owner.uid == uid)?;
         let containers = pod.status.as_ref()?.container_statuses.as_ref()?;
         containers.iter().find_map(|container| container.state.as_ref()?.terminated.as_ref()?.message.clone())
-    })?;
+    });
+    let Some(message) = message else { return Ok(None) };
     let report: DrainReport = serde_json::from_str(&message)
         .unwrap_or_else(|_| DrainReport { problem: Some(cut(&message)), ..DrainReport::default() });
     let mut reports = context.drains.reports.lock().unwrap_or_else(PoisonError::into_inner);
@@ -283,7 +322,7 @@ async fn report(context: &Context, namespace: &str, job: &Job) -> Option<DrainRe
         reports.clear();
     }
     reports.insert(uid, report.clone());
-    Some(report)
+    Ok(Some(report))
 }
 
 /// Name of the Job for a pod's journal: the same for each attempt, so that there is never more than one.

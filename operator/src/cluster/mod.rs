@@ -20,6 +20,7 @@ use crate::context::{ClusterView, Context};
 use crate::reasons as reason;
 use crate::write;
 use apply::{Applied, ApplyError};
+use cartulary_compliance::status::DrainReport;
 use cartulary_crds::{XmppCluster, XmppClusterStatus};
 use coverage::{Observation, Sidecar};
 use dereference::Gathered;
@@ -49,8 +50,11 @@ pub async fn reconcile(cluster: Arc<XmppCluster>, context: Arc<Context>) -> Resu
     let name = format!("{namespace}/{}", cluster.name_any());
     let observations = coverage::observe(&name, &gathered.pods, &context).await;
     context.observe(&namespace, &cluster.name_any(), Some(view(&endpoints, &observations)));
-    let anchors = context.anchors.look(&namespace, &cluster.name_any(), &shown(&observations)).await;
-    let (journals, soon) = drain::attend(&cluster, &gathered, applied.as_ref(), &context).await;
+    let drained = drain::reports(&namespace, &gathered, &context).await;
+    let shown = shown(&observations, &drained);
+    let anchors = context.anchors.look(&namespace, &cluster.name_any(), &shown).await;
+    let (journals, soon) =
+        drain::attend(&cluster, &gathered, applied.as_ref(), (&anchors, &drained), &context).await;
     let volumes = volumes::retain(&namespace, &gathered.journals, &context).await;
     let settings = validate::alarms(&cluster).unwrap_or_default();
     let now = Timestamp::now();
@@ -74,15 +78,17 @@ pub async fn reconcile(cluster: Arc<XmppCluster>, context: Arc<Context>) -> Resu
     }
 }
 
-/// What pods show of their journals.
-fn shown(observations: &[Observation]) -> Vec<Shown<'_>> {
+/// What pods show of their journals, and the Jobs that drained those of pods that are gone.
+fn shown<'a>(observations: &'a [Observation], drained: &'a [(String, DrainReport)]) -> Vec<Shown<'a>> {
     let answered = observations.iter().filter_map(|pod| match &pod.sidecar {
-        Sidecar::Answered(status) => {
+        Sidecar::Answered(status) | Sidecar::Ending(status) => {
             Some(Shown { pod: &pod.pod, journal: &status.journal.id, heads: &status.heads })
         }
         _ => None,
     });
-    answered.collect()
+    let of_jobs =
+        drained.iter().map(|(pod, report)| Shown { pod, journal: &report.journal, heads: &report.heads });
+    answered.chain(of_jobs).collect()
 }
 
 /// Writes Ready=Unknown on what was never looked at, so that tools that wait for a status do not take its absence for success.

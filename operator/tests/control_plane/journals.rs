@@ -204,8 +204,15 @@ async fn p7_the_journal_of_a_pod_that_is_gone_is_drained_and_told_until_nothing_
     let jobs = world.api::<Job>();
     jobs.delete(&job_name("prosody-0"), &DeleteParams::background()).await?;
     journal(&world, "Draining").await?;
-    ends(&world, 0, &DrainReport::default()).await?;
+    let carried =
+        DrainReport { journal: JOURNAL.to_string(), heads: vec![head(1, 9, 9)], ..DrainReport::default() };
+    ends(&world, 0, &carried).await?;
     journal(&world, "Drained").await?;
+    assert_eq!(
+        kept(&world).await?.context("anchors")?.heads,
+        carried.heads,
+        "EV-1: of what a Job carried, too"
+    );
     world.condition::<XmppCluster>("chat", "JournalsAttended", "True", reason::OK).await?;
     assert!(world.api::<PersistentVolumeClaim>().get_opt("cartulary-journal-prosody-0").await?.is_some());
 
