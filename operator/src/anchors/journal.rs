@@ -9,8 +9,10 @@ use std::collections::BTreeSet;
 
 /// Incarnations of which the newest head is kept: an open record names the end of the one before it, which covers the rest.
 const INCARNATIONS: usize = 8;
-/// Heads kept because they do not fit. More would say the same.
+/// Heads under the journal's own key kept because they do not fit. More would say the same.
 const MAX_CONFLICTING: usize = 64;
+/// Heads under other keys, which whoever may create pods can sign as many of as they like: they take no other's room.
+const MAX_FOREIGN: usize = 4;
 /// Endpoints of one journal.
 const MAX_ENDPOINTS: usize = 32;
 
@@ -58,8 +60,9 @@ impl JournalAnchors {
 
     /// Takes a head in whose signature was checked.
     pub fn take(&mut self, head: &Head) -> Taken {
-        let known = self.heads.iter().map(|kept| &kept.endpoint).collect::<BTreeSet<_>>();
-        if !known.contains(&head.endpoint) && known.len() >= MAX_ENDPOINTS {
+        let own = self.heads.iter().filter(|kept| self.is_own(kept));
+        let known = own.map(|kept| &kept.endpoint).collect::<BTreeSet<_>>();
+        if self.is_own(head) && !known.contains(&head.endpoint) && known.len() >= MAX_ENDPOINTS {
             return Taken::TooMany;
         }
         let stream: Vec<usize> =
@@ -88,7 +91,7 @@ impl JournalAnchors {
     pub fn conflicts(&self) -> Vec<String> {
         let mut found = Vec::new();
         for (index, head) in self.heads.iter().enumerate() {
-            if head.public_key != self.public_key {
+            if !self.is_own(head) {
                 found.push(format!("{}: a head signed by another key than the journal's", head.endpoint));
                 continue;
             }
@@ -107,7 +110,7 @@ impl JournalAnchors {
     #[must_use]
     pub fn newest(&self) -> Vec<&Head> {
         let mut newest: Vec<&Head> = Vec::new();
-        for head in self.heads.iter().filter(|head| head.public_key == self.public_key) {
+        for head in self.heads.iter().filter(|head| self.is_own(head)) {
             match newest.iter_mut().find(|other| other.endpoint == head.endpoint) {
                 Some(other) if other.incarnation <= head.incarnation => *other = head,
                 Some(_) => {}
@@ -119,11 +122,12 @@ impl JournalAnchors {
     }
 
     fn add(&mut self, head: &Head) -> Taken {
-        let stands_alone =
-            head.public_key == self.public_key && !self.heads.iter().any(|kept| is_of_stream(kept, head));
+        let is_own = self.is_own(head);
+        let stands_alone = is_own && !self.heads.iter().any(|kept| is_of_stream(kept, head));
         if !stands_alone {
-            let conflicting = self.heads.iter().filter(|kept| self.is_held(kept)).count();
-            if conflicting >= MAX_CONFLICTING {
+            let held =
+                self.heads.iter().filter(|kept| self.is_own(kept) == is_own && self.is_held(kept)).count();
+            if held >= if is_own { MAX_CONFLICTING } else { MAX_FOREIGN } {
                 return Taken::TooMany;
             }
         }
@@ -150,10 +154,13 @@ impl JournalAnchors {
         });
     }
 
+    fn is_own(&self, head: &Head) -> bool {
+        head.public_key == self.public_key
+    }
+
     /// Whether it is kept for ever, because it or its neighbours contradict each other.
     fn is_held(&self, head: &Head) -> bool {
-        head.public_key != self.public_key
-            || self.heads.iter().filter(|other| is_of_stream(other, head)).count() > 1
+        !self.is_own(head) || self.heads.iter().filter(|other| is_of_stream(other, head)).count() > 1
     }
 }
 
@@ -251,10 +258,10 @@ mod tests {
                 next.sequence += u64::from(incarnation);
                 anchors.take(&next);
             }
-            assert!(anchors.heads.contains(&pair[0]), "{what}");
-            // Of a foreign key the newest head says all that an older one did.
+            // A foreign key says nothing against the journal's own history, and its newest head says all that an older one did.
             let stays = |head: &Head| *head == pair[1] || head.public_key == "other";
             assert!(anchors.heads.iter().any(stays), "{what}");
+            assert!(what == "another key" || anchors.heads.contains(&pair[0]), "{what}");
             assert!(!anchors.conflicts().is_empty());
         }
     }
@@ -267,6 +274,21 @@ mod tests {
     }
 
     #[test]
+    fn ev_1_what_others_sign_takes_no_room_from_a_rollback_of_the_journal_itself() {
+        let mut anchors = kept(&[head(1, 5)]);
+        for n in 0..100 {
+            anchors.take(&with(n, |head| {
+                head.public_key = format!("other {n}");
+                head.endpoint = format!("other {n}");
+            }));
+        }
+        assert_eq!((anchors.heads.len(), anchors.conflicts().len()), (1 + MAX_FOREIGN, MAX_FOREIGN));
+        assert_eq!(anchors.take(&head(1, 4)), Taken::AtOnce);
+        assert_eq!(anchors.take(&with(1, |head| head.endpoint = "second".into())), Taken::AtOnce);
+        assert!(anchors.heads.contains(&head(1, 5)) && anchors.heads.contains(&head(1, 4)));
+    }
+
+    #[test]
     fn nothing_a_pod_shows_makes_it_grow_without_limit() {
         let mut anchors = kept(&[head(1, 5)]);
         for n in 0..1000_u32 {
@@ -276,7 +298,7 @@ mod tests {
             anchors.take(&head(n, 1));
         }
         assert!(
-            anchors.heads.len() <= MAX_CONFLICTING + INCARNATIONS * MAX_ENDPOINTS + 1,
+            anchors.heads.len() <= MAX_CONFLICTING + MAX_FOREIGN + INCARNATIONS * MAX_ENDPOINTS + 1,
             "{}",
             anchors.heads.len()
         );
