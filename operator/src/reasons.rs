@@ -57,6 +57,8 @@ pub mod refusal {
     pub const NOT_INJECTED: &str = "NotInjected";
     /// The label of a pod that is recorded would be taken off or changed.
     pub const LABEL_FIXED: &str = "LabelFixed";
+    /// The image of a recorded pod's sidecar would be changed in place.
+    pub const IMAGE_FIXED: &str = "ImageFixed";
     /// The request is not one the webhook understands.
     pub const MALFORMED: &str = "MalformedRequest";
 }

@@ -110,6 +110,17 @@ async fn ko_3_the_label_of_a_pod_says_for_all_its_life_who_records_it() -> Resul
     let message = refused("other-0", json!("chat")).await;
     ensure!(message.contains(refusal::NOT_INJECTED), "put on a pod that runs: {message}");
 
+    let image = |list: &'static str, name: &'static str| {
+        let containers = json!([{ "name": name, "image": "localhost/other:1" }]);
+        let patch = json!({ "spec": { list: containers } });
+        let pods = world.api::<Pod>();
+        async move { pods.patch("prosody-0", &PatchParams::default(), &Patch::Strategic(patch)).await }
+    };
+    let message = image("initContainers", "cartulary-sidecar").await.err().map(|error| error.to_string());
+    let message = message.unwrap_or_default();
+    ensure!(message.contains(refusal::IMAGE_FIXED), "another image in the sidecar's place: {message}");
+    image("containers", "prosody").await?;
+
     // Everything else about both may change.
     let note = json!({ "metadata": { "annotations": { "a": "b" }, "labels": { "mine": "c" } } });
     for pod in ["prosody-0", "other-0"] {

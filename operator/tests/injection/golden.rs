@@ -58,11 +58,12 @@ fn ko_3_every_golden_pod_becomes_what_is_written_down() {
 }
 
 /// Refusals that one pod alone does not show, and the test that shows each with a real API server.
-const WITH_API_SERVER: [(&str, &str); 4] = [
+const WITH_API_SERVER: [(&str, &str); 5] = [
     ("CLUSTER_MISSING", "admission.rs"),
     ("CLUSTER_NOT_ACCEPTED", "admission.rs"),
     ("NOT_INJECTED", "policy.rs"),
     ("LABEL_FIXED", "policy.rs"),
+    ("IMAGE_FIXED", "policy.rs"),
 ];
 
 #[test]
