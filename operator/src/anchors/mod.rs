@@ -10,11 +10,13 @@
 pub mod journal;
 
 use crate::conditions::cut;
+use cartulary_archive::head::Statement;
 use cartulary_compliance::names::label;
 use cartulary_compliance::status::Head;
 use journal::{JournalAnchors, Taken};
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::jiff::Timestamp;
 use kube::api::{ListParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -29,6 +31,8 @@ pub const ACKNOWLEDGED: &str = "cartulary.dev/acknowledged-conflicts";
 const PACE: Duration = Duration::from_secs(60);
 /// Heads that are looked at of one pod.
 const MAX_HEADS: usize = 64;
+/// How far clocks may be apart.
+const SKEW_MILLIS: i64 = 10 * 60 * 1000;
 /// Journals of one XMPPCluster.
 const MAX_JOURNALS: usize = 1000;
 
@@ -243,9 +247,17 @@ impl OfCluster {
                 refused.insert("a head of it is not of its journal and endpoints".to_owned());
                 continue;
             }
-            if let Err(error) = cartulary_archive::head::verify(head) {
-                refused.insert(error.to_string());
-                continue;
+            match cartulary_archive::head::verify(head) {
+                Err(error) => {
+                    refused.insert(error.to_string());
+                    continue;
+                }
+                Ok(verified) if !is_timely(&verified.statement, Timestamp::now().as_millisecond()) => {
+                    let sentence = "a head of it is of the future: see that the clocks of its node and of the operator's agree";
+                    refused.insert(sentence.to_owned());
+                    continue;
+                }
+                Ok(_) => {}
             }
             if self.unreadable.contains(&head.journal) {
                 continue;
@@ -300,6 +312,14 @@ impl OfCluster {
     }
 }
 
+/// Whether a head can be of the time it names. Of the incarnations, which begin with a time in milliseconds (RFC 9562), the newest
+/// are kept, so that one that is made up to be newer than all to come would drive the true ones out.
+fn is_timely(statement: &Statement, now_millis: i64) -> bool {
+    let began = i64::try_from(statement.incarnation.as_u128() >> 80).unwrap_or(i64::MAX);
+    let signed = statement.at_nanos.div_euclid(1_000_000);
+    began.saturating_sub(signed) <= SKEW_MILLIS && signed.saturating_sub(now_millis) <= SKEW_MILLIS
+}
+
 fn config_map(journal: &str) -> String {
     format!("cartulary-anchors-{journal}")
 }
@@ -340,4 +360,33 @@ fn read(object: &ConfigMap, namespace: &str, name: &str) -> Option<Entry> {
 
 fn acknowledged(object: &ConfigMap) -> usize {
     object.annotations().get(ACKNOWLEDGED).and_then(|number| number.parse().ok()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cartulary_archive::head::Mark;
+
+    #[test]
+    fn ev_1_a_head_of_the_future_or_signed_before_its_stream_began_is_refused() {
+        const NOW: i64 = 1_780_000_000_000;
+        let minutes = |n: i64| NOW + n * 60_000;
+        let timely = |began: i64, signed: i64| {
+            let id = format!("{began:012x}70008000000000000001");
+            let statement = Statement {
+                journal: id.parse().expect("a UUID"),
+                incarnation: id.parse().expect("a UUID"),
+                endpoint: "main".into(),
+                last: Mark { sequence: 1, hash: [0; 32] },
+                confirmed: None,
+                closed: false,
+                at_nanos: signed * 1_000_000,
+            };
+            is_timely(&statement, NOW)
+        };
+        assert!(timely(minutes(-5000), NOW) && timely(minutes(9), minutes(9)), "clocks differ a little");
+        assert!(!timely(minutes(11), NOW), "it began after it was signed");
+        assert!(!timely(minutes(11), minutes(11)), "it is of the future");
+        assert!(!timely((1 << 48) - 1, i64::MAX / 1_000_000), "all the digits there are");
+    }
 }

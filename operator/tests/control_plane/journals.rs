@@ -28,7 +28,7 @@ fn head(seed: u8, sequence: u64, hash: u8) -> Head {
         last: Mark { sequence, hash: [hash; 32] },
         confirmed: None,
         closed: false,
-        at_nanos: 1_700_000_000_000_000_000,
+        at_nanos: 1_750_000_000_000_000_000,
     };
     sign(&Signer::from_seed(&[seed; 32]), &statement)
 }
