@@ -164,7 +164,12 @@ async fn ends(world: &World, exit: i32, report: &DrainReport) -> Result<String> 
 async fn p7_the_journal_of_a_pod_that_is_gone_is_drained_and_told_until_nothing_waits() -> Result<()> {
     let mut world = World::start_with("draining", &["--drain-grace-seconds=1"]).await?;
     recorded(&mut world, Vec::new()).await?;
-    assert_eq!(journal(&world, "InUse").await?.claim.as_deref(), Some("cartulary-journal-prosody-0"));
+    // The sidecar may be heard before the claim is seen.
+    until("the journal and its claim are seen together", || async {
+        let journal = journal(&world, "InUse").await?;
+        Ok((journal.claim.as_deref() == Some("cartulary-journal-prosody-0")).then_some(()))
+    })
+    .await?;
     world.condition::<XmppCluster>("chat", "JournalsAttended", "True", reason::OK).await?;
 
     let scale = |replicas: u32| {
