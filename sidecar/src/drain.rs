@@ -220,7 +220,10 @@ async fn carry(
         let is_described =
             |name: &String| current.as_ref().is_some_and(|loaded| loaded.config.endpoints.contains_key(name));
         let over = stop.is_cancelled() || Instant::now() >= deadline;
-        let nothing_to_do = !waiting.is_empty() && !waiting.iter().any(is_described);
+        // Not before the drains have looked at them, which say why.
+        let states = drains.status();
+        let is_hopeless = |name: &String| !is_described(name) && states.contains_key(name);
+        let nothing_to_do = !waiting.is_empty() && waiting.iter().all(is_hopeless);
         if (waiting.is_empty() || over || nothing_to_do) && !is_closed {
             is_closed = true;
             if let Err(error) = journal.clone().close().await {
