@@ -3,8 +3,12 @@
 use anyhow::Context;
 use cartulary_operator::options::Options;
 use clap::Parser;
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
+
+/// How long admission is served after SIGTERM: until every API server has heard that this pod goes, its requests still come here.
+const LINGER: Duration = Duration::from_secs(5);
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -16,7 +20,7 @@ async fn main() -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let stop = async {
         tokio::select! {
-            _ = terminate.recv() => {}
+            _ = terminate.recv() => tokio::time::sleep(LINGER).await,
             _ = tokio::signal::ctrl_c() => {}
         }
     };
