@@ -5,6 +5,10 @@
 //! believed under the first key that was seen of it; what another key signed is told and proves nothing. Which records must be
 //! where because of these heads is [`crate::verify::judge`]'s to say.
 
+mod keep;
+
+pub use keep::Taken;
+
 use crate::head::{self, Statement};
 use crate::record::StreamId;
 use crate::verify::{Finding, FindingKind};
@@ -28,7 +32,7 @@ pub struct AnchorsFile {
     pub journals: Vec<JournalAnchors>,
 }
 
-/// What is kept of one journal.
+/// What is kept of one journal: as it stands in a ConfigMap's `anchors.json` and in a file of anchors.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct JournalAnchors {
@@ -40,7 +44,7 @@ pub struct JournalAnchors {
     pub cluster: String,
     /// The first key that was seen of it, hex.
     pub public_key: String,
-    /// Heads, in no particular order.
+    /// Heads. As the keeper writes them, those of one stream stand in the order in which they were seen; a reader relies on no order.
     pub heads: Vec<Head>,
 }
 

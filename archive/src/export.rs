@@ -5,7 +5,7 @@
 //! original names them. A file that exists is never touched; a copy that was not finished does not bear the file's name.
 
 use crate::endpoint::projection::{INTS, TEXTS, UUIDS};
-use crate::endpoint::{Archive, ArchivedRecord, EndpointError, Roles, Target, migrate};
+use crate::endpoint::{Archive, ArchivedRecord, EndpointError, Roles, Target, insert_rows, migrate};
 use crate::pages::Pages;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, SqliteConnection};
@@ -127,40 +127,10 @@ async fn insert(copy: &mut SqliteConnection, record: &ArchivedRecord) -> Result<
             .execute(&mut *copy)
             .await?;
     }
-    let names = ["record_id", "ordinal", "bare", "occupant", "resources", "direction"];
-    for (ordinal, row) in (0i64..).zip(&columns.deliveries) {
-        sqlx::query(AssertSqlSafe(statement("delivery", &names)))
-            .bind(record.id)
-            .bind(ordinal)
-            .bind(row.bare.clone())
-            .bind(row.occupant.clone())
-            .bind(list(&row.resources))
-            .bind(row.direction.clone())
-            .execute(&mut *copy)
-            .await?;
-    }
-    let names = ["record_id", "ordinal", "event", "bare", "occupant", "resources", "result", "reason"];
-    for (ordinal, row) in (0i64..).zip(&columns.outcomes) {
-        sqlx::query(AssertSqlSafe(statement("outcome", &names)))
-            .bind(record.id)
-            .bind(ordinal)
-            .bind(row.event)
-            .bind(row.bare.clone())
-            .bind(row.occupant.clone())
-            .bind(list(&row.resources))
-            .bind(row.result.clone())
-            .bind(row.reason.clone())
-            .execute(&mut *copy)
-            .await?;
-    }
-    Ok(())
+    insert_rows(copy, record.id, columns).await
 }
 
 fn statement(table: &str, names: &[&str]) -> String {
     let values: Vec<String> = (1..=names.len()).map(|index| format!("${index}")).collect();
     format!("INSERT INTO {table} ({}) VALUES ({})", names.join(", "), values.join(", "))
-}
-
-fn list(list: &[String]) -> String {
-    serde_json::Value::from(list).to_string()
 }

@@ -11,16 +11,13 @@ use crate::output;
 use crate::source::Source;
 use anyhow::Context;
 use cartulary_archive::anchors::{AnchorsFile, JournalAnchors};
-use cartulary_compliance::names::label;
+use cartulary_compliance::names::{ANCHORS_KEY, label};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::ResourceExt;
 use kube::api::DynamicObject;
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
-
-/// The key of the ConfigMap.
-const KEY: &str = "anchors.json";
 
 /// Runs the command.
 pub async fn run(args: AnchorsArgs) -> anyhow::Result<Found> {
@@ -105,8 +102,11 @@ fn read(path: &Path) -> anyhow::Result<AnchorsFile> {
 }
 
 fn journal_of(map: &ConfigMap) -> anyhow::Result<JournalAnchors> {
-    let text =
-        map.data.as_ref().and_then(|data| data.get(KEY)).with_context(|| format!("it has no key {KEY}"))?;
+    let text = map
+        .data
+        .as_ref()
+        .and_then(|data| data.get(ANCHORS_KEY))
+        .with_context(|| format!("it has no key {ANCHORS_KEY}"))?;
     serde_json::from_str(text).context("what it holds are no anchors")
 }
 

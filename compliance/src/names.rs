@@ -15,6 +15,9 @@ pub mod label {
     pub const INJECTED: &str = "cartulary.dev/injected";
 }
 
+/// The key of a ConfigMap that holds what is kept of one journal.
+pub const ANCHORS_KEY: &str = "anchors.json";
+
 /// The container the webhook adds.
 pub const SIDECAR_CONTAINER: &str = "cartulary-sidecar";
 /// The sidecar's admin port: health, readiness, status, metrics.

@@ -14,6 +14,7 @@ mod target;
 pub use error::EndpointError;
 pub use migrate::{Migrated, Roles, SCHEMA_VERSION, migrate};
 pub use rows::{ArchivedPayload, ArchivedRecord};
+pub(crate) use sqlite::insert_rows;
 pub use sqlite::{embedded_archives, embedded_file_name};
 pub use target::Target;
 

@@ -10,6 +10,7 @@ use sqlx::{ConnectOptions, Connection, Row, SqliteConnection};
 use std::path::Path;
 use std::sync::LazyLock;
 use std::time::Duration;
+use uuid::Uuid;
 
 static INSERT_RECORD: LazyLock<String> = LazyLock::new(|| {
     let names: Vec<&str> =
@@ -125,6 +126,15 @@ async fn insert_beside(
             .execute(&mut *connection)
             .await?;
     }
+    insert_rows(connection, id, columns).await
+}
+
+/// Writes the rows of a record's deliveries and outcomes.
+pub(crate) async fn insert_rows(
+    connection: &mut SqliteConnection,
+    id: Uuid,
+    columns: &Projection,
+) -> Result<(), sqlx::Error> {
     for (ordinal, row) in (0i64..).zip(&columns.deliveries) {
         sqlx::query(
             "INSERT INTO delivery (record_id, ordinal, bare, occupant, resources, direction) \
@@ -146,7 +156,7 @@ async fn insert_beside(
         )
         .bind(id)
         .bind(ordinal)
-        .bind(record.header.event())
+        .bind(row.event)
         .bind(row.bare.clone())
         .bind(row.occupant.clone())
         .bind(list_text(&row.resources))

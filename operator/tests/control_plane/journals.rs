@@ -2,10 +2,10 @@
 
 use crate::world::{FakeSidecar, World, until};
 use anyhow::{Context, Result};
+use cartulary_archive::anchors::JournalAnchors;
 use cartulary_archive::head::{Mark, Signer, Statement, sign};
 use cartulary_compliance::status::{DrainReport, DrainWaiting, Head, HostCoverage, SidecarStatus};
 use cartulary_crds::{JournalStatus, XmppCluster};
-use cartulary_operator::anchors::journal::JournalAnchors;
 use cartulary_operator::cluster::drain::job_name;
 use cartulary_operator::reasons as reason;
 use k8s_openapi::api::apps::v1::StatefulSet;

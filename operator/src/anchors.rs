@@ -7,13 +7,11 @@
 //! What a pod shows can be made up by whoever may create pods in its namespace. So what is kept is limited for each journal and each
 //! XMPPCluster, and signatures are checked, which binds a journal to whoever had its key first; more no one can do from here.
 
-pub mod journal;
-
 use crate::conditions::cut;
+use cartulary_archive::anchors::{JournalAnchors, Taken};
 use cartulary_archive::head::Statement;
-use cartulary_compliance::names::label;
+use cartulary_compliance::names::{ANCHORS_KEY, label};
 use cartulary_compliance::status::Head;
-use journal::{JournalAnchors, Taken};
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
@@ -23,8 +21,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The ConfigMap's only key.
-pub const KEY: &str = "anchors.json";
 /// On a ConfigMap, set by people: how many contradictions they have looked into. No alarm is raised for those.
 pub const ACKNOWLEDGED: &str = "cartulary.dev/acknowledged-conflicts";
 /// The time between two writes of a journal's anchors.
@@ -338,14 +334,14 @@ fn object(namespace: &str, name: &str, entry: &Entry) -> ConfigMap {
             resource_version: entry.version.clone(),
             ..ObjectMeta::default()
         },
-        data: Some([(KEY.to_owned(), json)].into()),
+        data: Some([(ANCHORS_KEY.to_owned(), json)].into()),
         ..ConfigMap::default()
     }
 }
 
 /// What a ConfigMap holds; `None` when it is not what we wrote.
 fn read(object: &ConfigMap, namespace: &str, name: &str) -> Option<Entry> {
-    let anchors: JournalAnchors = serde_json::from_str(object.data.as_ref()?.get(KEY)?).ok()?;
+    let anchors: JournalAnchors = serde_json::from_str(object.data.as_ref()?.get(ANCHORS_KEY)?).ok()?;
     let ours =
         anchors.cluster == format!("{namespace}/{name}") && object.name_any() == config_map(&anchors.journal);
     ours.then(|| Entry {

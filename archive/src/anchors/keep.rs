@@ -3,8 +3,8 @@
 //! Invariants: of each stream the newest head is kept, after every pair that does not fit together, and such pairs are kept for
 //! ever; the key that was seen first is the journal's; nothing here grows without limit, whatever a pod shows.
 
+use super::JournalAnchors;
 use cartulary_compliance::status::Head;
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
 /// Incarnations of which the newest head is kept: an open record names the end of the one before it, which covers the rest.
@@ -15,22 +15,6 @@ const MAX_CONFLICTING: usize = 64;
 const MAX_FOREIGN: usize = 4;
 /// Endpoints of one journal.
 const MAX_ENDPOINTS: usize = 32;
-
-/// As it stands in a ConfigMap's `anchors.json` and in a file of anchors (`docs/record.md`).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct JournalAnchors {
-    /// The journal's id.
-    pub journal: String,
-    /// The pod that showed it first.
-    pub node: String,
-    /// `namespace/name` of the XMPPCluster whose pod that was.
-    pub cluster: String,
-    /// The journal's key: the first that was seen.
-    pub public_key: String,
-    /// The heads; those of one stream in the order in which they were seen.
-    pub heads: Vec<Head>,
-}
 
 /// What a head was to what is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
