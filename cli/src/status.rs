@@ -158,7 +158,7 @@ async fn report(kubernetes: &Kubernetes, cluster: &DynamicObject) -> anyhow::Res
                 Ok(status) => (Some(status), None),
                 Err(error) => (None, Some(format!("{error:#}"))),
             };
-            let alarms = status.as_ref().map(|status| alarms_of(status, settings)).unwrap_or_default();
+            let alarms = status.as_ref().map(|status| alarms_of(status, &settings)).unwrap_or_default();
             PodReport { name: pod.name_any(), phase, problem, status, alarms }
         })
         .buffered(16)
@@ -197,11 +197,11 @@ fn alarm_settings(cluster: &DynamicObject) -> AlarmSettings {
     settings
 }
 
-fn alarms_of(status: &SidecarStatus, settings: AlarmSettings) -> Vec<AlarmReport> {
+fn alarms_of(status: &SidecarStatus, settings: &AlarmSettings) -> Vec<AlarmReport> {
     let raised = alarms::of_node(status, settings, jiff::Timestamp::now().as_microsecond());
     raised
         .into_iter()
-        .map(|alarms::Raised { alarm, endpoint, message }| AlarmReport {
+        .map(|alarms::Raised { alarm, endpoint, message, .. }| AlarmReport {
             alarm: alarm.name,
             severity: alarm.severity.word(),
             endpoint,
@@ -312,7 +312,7 @@ mod tests {
         }];
         status.days =
             vec![cartulary_compliance::status::DayCount { day: "2026-03-01".into(), ..Default::default() }];
-        report.pods[0].alarms = alarms_of(status, settings);
+        report.pods[0].alarms = alarms_of(status, &settings);
         assert!(!report.is_fine());
         report.journals = in_status(&cluster, "/status/journals");
         report.operator_alarms = in_status(&cluster, "/status/alarms");

@@ -149,6 +149,8 @@ pub struct Raised {
     pub alarm: Alarm,
     /// The endpoint it is about, if one.
     pub endpoint: Option<String>,
+    /// The compliance server it is about, if one.
+    pub server: Option<String>,
     /// What exactly, for people; no text of messages and no names of users.
     pub message: String,
 }
@@ -170,10 +172,11 @@ const UNUSABLE: [&str; 8] = [
 
 /// The alarms of one node. `now_micros` is the time, microseconds since the epoch.
 #[must_use]
-pub fn of_node(status: &SidecarStatus, settings: AlarmSettings, now_micros: i64) -> Vec<Raised> {
+pub fn of_node(status: &SidecarStatus, settings: &AlarmSettings, now_micros: i64) -> Vec<Raised> {
     let SidecarStatus { config, link, journal, endpoints, counts, .. } = status;
     let mut raised = Vec::new();
-    let mut raise = |alarm, message: String| raised.push(Raised { alarm, endpoint: None, message });
+    let mut raise =
+        |alarm, message: String| raised.push(Raised { alarm, endpoint: None, server: None, message });
     if !link.connected {
         raise(PLUGIN_NOT_CONNECTED, "the server's plugin is not connected".into());
     }
@@ -223,13 +226,13 @@ pub fn of_node(status: &SidecarStatus, settings: AlarmSettings, now_micros: i64)
     }
     for (name, endpoint) in endpoints {
         for (alarm, message) in of_endpoint(endpoint, settings, now_micros) {
-            raised.push(Raised { alarm, endpoint: Some(name.clone()), message });
+            raised.push(Raised { alarm, endpoint: Some(name.clone()), server: None, message });
         }
     }
     raised
 }
 
-fn of_endpoint(endpoint: &EndpointStatus, settings: AlarmSettings, now_micros: i64) -> Vec<(Alarm, String)> {
+fn of_endpoint(endpoint: &EndpointStatus, settings: &AlarmSettings, now_micros: i64) -> Vec<(Alarm, String)> {
     let mut raised = Vec::new();
     let EndpointStatus { waiting, waiting_bytes, max_records, max_bytes, .. } = *endpoint;
     let full = |used: u64, limit: u64| limit > 0 && used >= limit;
@@ -268,7 +271,7 @@ fn seconds_since(then_micros: i64, now_micros: i64) -> i64 {
     now_micros.saturating_sub(then_micros) / 1_000_000
 }
 
-fn is_high(used: u64, limit: u64, settings: AlarmSettings) -> bool {
+fn is_high(used: u64, limit: u64, settings: &AlarmSettings) -> bool {
     limit > 0 && u128::from(used) * 100 >= u128::from(limit) * u128::from(settings.high_water_percent)
 }
 
@@ -299,7 +302,7 @@ mod tests {
     fn names(change: impl FnOnce(&mut SidecarStatus)) -> Vec<&'static str> {
         let mut status = quiet();
         change(&mut status);
-        of_node(&status, AlarmSettings::default(), NOW).iter().map(|raised| raised.alarm.name).collect()
+        of_node(&status, &AlarmSettings::default(), NOW).iter().map(|raised| raised.alarm.name).collect()
     }
 
     fn main(status: &mut SidecarStatus) -> &mut EndpointStatus {

@@ -3,8 +3,9 @@
 //! It is written as JSON, compressed, into a Secret (it holds passwords) and mounted into every pod of the cluster. A sidecar
 //! takes it in whole or not at all. Unknown fields are refused: a sidecar older than its operator must say so, not half obey.
 
+use crate::profile::Profile;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// The format this crate reads and writes.
@@ -33,6 +34,9 @@ pub struct SidecarConfig {
     /// When alarms are raised.
     #[serde(default)]
     pub alarms: AlarmSettings,
+    /// Who is asked before a stanza goes on; nobody where absent.
+    #[serde(default)]
+    pub compliance: Compliance,
 }
 
 /// An XMPPCluster's name.
@@ -174,6 +178,157 @@ impl Default for JournalSettings {
     }
 }
 
+/// Compliance servers, the profiles they hold, and what happens when they fail (CS-6, PR-6, FH-1 to FH-8).
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Compliance {
+    /// The servers by name.
+    pub servers: BTreeMap<String, ComplianceServer>,
+    /// The profiles in the order in which they are asked: routing priority first (PR-6).
+    pub profiles: Vec<Profile>,
+    /// How long all servers together may take for one stanza, milliseconds.
+    pub event_timeout_ms: u32,
+    /// How long events queue for a server that failed before they go to others or are decided at once, milliseconds (FH-2, FH-3).
+    pub drop_after_ms: u32,
+    /// How often e_STATS is sent, seconds.
+    pub stats_every_seconds: u32,
+    /// Whether logins and logouts that a server missed are sent to it when it is back (FH-8).
+    pub send_missed: bool,
+    /// Limits for each server.
+    pub limits: PendingLimit,
+}
+
+impl Default for Compliance {
+    fn default() -> Self {
+        Self {
+            servers: BTreeMap::new(),
+            profiles: Vec::new(),
+            event_timeout_ms: 30_000,
+            drop_after_ms: 300_000,
+            stats_every_seconds: 300,
+            send_missed: false,
+            limits: PendingLimit::default(),
+        }
+    }
+}
+
+impl Compliance {
+    fn check(&self) -> Result<(), ConfigError> {
+        for profile in &self.profiles {
+            if let Some(server) = profile.servers.iter().find(|server| !self.servers.contains_key(*server)) {
+                return Err(ConfigError::UnknownServer(server.clone()));
+            }
+            let mut seen = BTreeSet::new();
+            for rule in &profile.events {
+                if crate::events::by_name(&rule.event).is_none() || !seen.insert(&rule.event) {
+                    let (profile, event) = (profile.name.clone(), rule.event.clone());
+                    return Err(ConfigError::BadEvent { profile, event });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How much may wait for one compliance server on one node: queued or unanswered (P6).
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PendingLimit {
+    /// Events.
+    pub max_events: u32,
+    /// Bytes of their stanzas.
+    pub max_bytes: u32,
+}
+
+impl Default for PendingLimit {
+    fn default() -> Self {
+        Self { max_events: 10_000, max_bytes: 32 << 20 }
+    }
+}
+
+/// A compliance server: where it listens and how it is spoken to (CS-1, CS-5).
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ComplianceServer {
+    /// Host name or IP address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// The secret of the handshake (XEP-0114).
+    pub password: String,
+    /// Namespace of the stream.
+    pub stream: StreamNamespace,
+    /// How the connection is protected; plain TCP where absent, which has to be asked for.
+    pub tls: Option<ClientTls>,
+    /// When nothing was heard for so long, a ping is sent; when that is not answered for as long again, the peer is dead. Seconds.
+    pub keepalive_seconds: u32,
+}
+
+// Passwords and keys are never printed.
+impl fmt::Debug for ComplianceServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ComplianceServer")
+            .field("host", &self.host)
+            .field("port", &self.port)
+            .field("stream", &self.stream)
+            .field("tls", &self.tls)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Which of XEP-0114's two namespaces the stream has; the exchange is the same.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug, Default)]
+pub enum StreamNamespace {
+    /// `jabber:component:accept`.
+    #[default]
+    Accept,
+    /// `jabber:component:connect`.
+    Connect,
+}
+
+impl StreamNamespace {
+    /// The namespace.
+    #[must_use]
+    pub fn uri(self) -> &'static str {
+        match self {
+            Self::Accept => "jabber:component:accept",
+            Self::Connect => "jabber:component:connect",
+        }
+    }
+}
+
+/// TLS from the first byte, certificate and name of the server verified.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ClientTls {
+    /// PEM of the authorities that may have signed the server's certificate; the system's where absent.
+    pub ca: Option<String>,
+    /// The name its certificate must have; the host where absent.
+    pub server_name: Option<String>,
+    /// PEM of our own certificate chain and its key, where the server wants to see one.
+    pub identity: Option<Identity>,
+}
+
+impl fmt::Debug for ClientTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientTls")
+            .field("ca", &self.ca.is_some())
+            .field("server_name", &self.server_name)
+            .field("identity", &self.identity.is_some())
+            .finish()
+    }
+}
+
+/// A client certificate.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Identity {
+    /// PEM of the chain.
+    pub certificate: String,
+    /// PEM of the key.
+    pub key: String,
+}
+
 /// Limits of the event link.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -182,28 +337,64 @@ pub struct LinkSettings {
     pub answer_timeout_ms: u32,
     /// How many events may wait at once.
     pub max_waiting: u32,
+    /// What happens to what gets no answer, where that is chosen; else it follows from what is recorded and asked (FH-7).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unanswered: Option<WhenUnanswered>,
 }
 
 impl Default for LinkSettings {
     fn default() -> Self {
-        Self { answer_timeout_ms: 30_000, max_waiting: 10_000 }
+        Self { answer_timeout_ms: 30_000, max_waiting: 10_000, unanswered: None }
     }
 }
 
-/// When alarms are raised (MA-10).
+/// What happens to what the sidecar does not answer (FH-7).
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub enum WhenUnanswered {
+    /// It is refused.
+    Refuse,
+    /// It goes on and is counted.
+    Deliver,
+}
+
+/// When alarms are raised (MA-10).
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AlarmSettings {
     /// How full a queue or the journal may be, percent of its limit.
     pub high_water_percent: u32,
     /// How long a record may wait for its archive, seconds.
     pub waiting_too_long_seconds: u32,
+    /// What is not told (CS-8).
+    #[serde(default)]
+    pub silenced: Vec<Silence>,
 }
 
 impl Default for AlarmSettings {
     fn default() -> Self {
-        Self { high_water_percent: 80, waiting_too_long_seconds: 900 }
+        Self { high_water_percent: 80, waiting_too_long_seconds: 900, silenced: Vec::new() }
     }
+}
+
+impl AlarmSettings {
+    /// Whether this alarm is told on this node: it stays in lists, marked, and gives no condition, Event or metric.
+    #[must_use]
+    pub fn is_silenced(&self, alarm: &str, node: &str) -> bool {
+        let here =
+            |silence: &Silence| silence.nodes.is_empty() || silence.nodes.iter().any(|name| name == node);
+        self.silenced.iter().any(|silence| silence.alarm == alarm && here(silence))
+    }
+}
+
+/// An alarm that is not told.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Silence {
+    /// Its name.
+    pub alarm: String,
+    /// On these nodes; everywhere where empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<String>,
 }
 
 /// Why a configuration was not taken.
@@ -223,6 +414,19 @@ pub enum ConfigError {
     /// It names an endpoint that it does not hold.
     #[error("the configuration sends records to the endpoint {0}, which it does not describe")]
     UnknownEndpoint(String),
+    /// A profile names a compliance server that it does not hold.
+    #[error("the configuration asks the compliance server {0}, which it does not describe")]
+    UnknownServer(String),
+    /// A profile names an event that is none, or one twice.
+    #[error(
+        "the profile {profile} names the event {event}, which is none or is there twice: use operator and sidecar of one version"
+    )]
+    BadEvent {
+        /// The profile.
+        profile: String,
+        /// The event.
+        event: String,
+    },
 }
 
 impl From<serde_json::Error> for ConfigError {
@@ -256,7 +460,7 @@ impl SidecarConfig {
         let named = config.archiving.endpoint.iter().chain(config.archiving.node_endpoints.values());
         match named.into_iter().find(|name| !config.endpoints.contains_key(*name)) {
             Some(name) => Err(ConfigError::UnknownEndpoint(name.clone())),
-            None => Ok(config),
+            None => config.compliance.check().map(|()| config),
         }
     }
 

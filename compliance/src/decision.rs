@@ -147,14 +147,15 @@ pub fn settings(config: &SidecarConfig, node: &str) -> Settings {
         answer_timeout_ms: config.link.answer_timeout_ms,
         max_waiting: config.link.max_waiting,
         generation: config.generation,
+        ask_about: Vec::new(),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{AlarmSettings, ClusterRef, FORMAT, JournalSettings, LinkSettings};
-    use crate::link::Ingress;
+    use crate::config::{AlarmSettings, ClusterRef, Compliance, FORMAT, JournalSettings, LinkSettings};
+    use crate::link::{Ingress, Subject};
 
     fn archiving(inbound: bool, outbound: bool, block: bool) -> Archiving {
         Archiving {
@@ -184,6 +185,9 @@ mod tests {
             seen_at_micros: 1,
             room: None,
             event_id: None,
+            subject: Subject::Message,
+            of_rooms: false,
+            room_exists: true,
         }
     }
 
@@ -312,6 +316,7 @@ mod tests {
                 journal: JournalSettings::default(),
                 link: LinkSettings::default(),
                 alarms: AlarmSettings::default(),
+                compliance: Compliance::default(),
             };
             let settings = settings(&config, "pod-0");
             assert_eq!(settings.unanswered, expected, "{inbound} {outbound} {block} {endpoint}");

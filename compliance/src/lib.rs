@@ -4,10 +4,16 @@
 //! clock; whoever calls it brings those. That is what lets every decision be tested as a table.
 
 pub mod alarms;
+pub mod balance;
 pub mod config;
 pub mod decision;
+pub mod derive;
 pub mod direction;
+pub mod events;
+pub mod failure;
 pub mod link;
 pub mod names;
+pub mod profile;
+pub mod protocol;
 pub mod stanza;
 pub mod status;

@@ -18,6 +18,13 @@ pub mod label {
 /// The key of a ConfigMap that holds what is kept of one journal.
 pub const ANCHORS_KEY: &str = "anchors.json";
 
+/// The name under which the sidecar of `node` presents itself to the compliance server `server` (CS-2): stable, since the server has
+/// to be configured with it.
+#[must_use]
+pub fn component_name(server: &str, node: &str) -> String {
+    format!("op-{server}.{}", node.replace('.', "-"))
+}
+
 /// The container the webhook adds.
 pub const SIDECAR_CONTAINER: &str = "cartulary-sidecar";
 /// The sidecar's admin port: health, readiness, status, metrics.

@@ -32,6 +32,10 @@ pub struct SidecarStatus {
     pub days: Vec<DayCount>,
     /// Sums since the process started.
     pub counts: Counts,
+    /// The links to compliance servers, by name.
+    pub compliance_servers: BTreeMap<String, ComplianceServerStatus>,
+    /// What was asked of compliance servers and what became of it.
+    pub questions: QuestionCounts,
     /// Messages refused within the last minute because they could not be recorded.
     pub refused_lately: u64,
     /// Whether `/readyz` answers 200; the reasons why not otherwise.
@@ -68,6 +72,162 @@ pub struct LinkStatus {
     pub sessions: u64,
     /// Rooms with occupants known now.
     pub rooms: u64,
+}
+
+/// How far a link to a compliance server is (CS-3).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum LinkState {
+    /// There is no connection.
+    #[default]
+    Gone,
+    /// TCP (and TLS) stand; the handshake has not succeeded.
+    Connected,
+    /// The handshake has succeeded.
+    Active,
+}
+
+/// Why a link to a compliance server is not in service, told apart (CS-3).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum LinkCause {
+    /// It was not tried yet.
+    NotTried,
+    /// The name does not resolve.
+    UnknownHost,
+    /// The port refuses connections.
+    Refused,
+    /// Nothing came back in time.
+    TimedOut,
+    /// TLS failed: trust, name, time or protocol.
+    Tls,
+    /// The handshake was refused as not authorized: the password is wrong.
+    WrongPassword,
+    /// The stream was refused as for an unknown host: the component name is not configured there.
+    WrongName,
+    /// What came is not the protocol.
+    Protocol,
+    /// The peer ended the stream in order: it shuts down (FH-1).
+    Closed,
+    /// The connection broke (FH-2).
+    Lost,
+    /// The connection stands and nothing is answered.
+    NotAnswering,
+    /// The declaration changed; it connects again.
+    Reconfigured,
+}
+
+/// The link to one compliance server.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ComplianceServerStatus {
+    /// `host:port`.
+    pub address: String,
+    /// Our name there, which it must be configured with (CS-2).
+    pub component: String,
+    /// How far the link is.
+    pub state: LinkState,
+    /// Whether events go to it: ACTIVE, and it has answered since.
+    pub in_service: bool,
+    /// Why it is not in service, or was last out of it.
+    pub cause: Option<LinkCause>,
+    /// The same in words, with the system's error.
+    pub message: String,
+    /// When it came into this state, microseconds since the epoch.
+    pub since_micros: i64,
+    /// Whether events queue for it, after an ungraceful loss (FH-2).
+    pub queueing: bool,
+    /// Events that wait for it, queued or unanswered, and the bytes of their stanzas.
+    pub pending: u64,
+    /// The same in bytes.
+    pub pending_bytes: u64,
+    /// Limits of the two.
+    pub max_pending: u64,
+    /// The same in bytes.
+    pub max_pending_bytes: u64,
+    /// Age of the oldest unanswered event, milliseconds.
+    pub oldest_pending_ms: u64,
+    /// Sums since the sidecar's process started.
+    pub counts: ServerCounts,
+    /// Answer times: how many took up to 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 30000 ms, and longer.
+    pub answer_times: [u64; 15],
+    /// Sum of the answer times, microseconds.
+    pub answer_micros: u64,
+}
+
+/// What went to and came from one compliance server.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServerCounts {
+    /// Times it became ACTIVE.
+    pub connected: u64,
+    /// Times it went out of service.
+    pub lost: u64,
+    /// Events it was asked about; those asked again after a loss are counted again.
+    pub asked: u64,
+    /// Events it was told of.
+    pub told: u64,
+    /// Answers PASS.
+    pub passed: u64,
+    /// Answers PASS with another stanza.
+    pub modified: u64,
+    /// Answers HANDLE.
+    pub handled: u64,
+    /// Errors.
+    pub errors: u64,
+    /// Events whose time ran out while it had them.
+    pub timed_out: u64,
+    /// Events that did not fit any more.
+    pub overflowed: u64,
+    /// Events given to another server because it went out of service.
+    pub rerouted: u64,
+    /// Answers that came too late (FH-6).
+    pub late: u64,
+    /// Second answers to one event.
+    pub doubled: u64,
+    /// Answers to what was never asked.
+    pub unknown: u64,
+    /// Answers that could not be understood, or changed what may not be changed.
+    pub malformed: u64,
+    /// Answers that the event does not admit (PR-9).
+    pub not_admitted: u64,
+    /// Logins and logouts it has not seen (FH-8).
+    pub missed: u64,
+    /// Of these, sent later.
+    pub sent_later: u64,
+}
+
+/// What became of the stanzas that compliance servers were asked about.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct QuestionCounts {
+    /// Stanzas of which at least one event was in a profile.
+    pub stanzas: u64,
+    /// They went on as they were.
+    pub passed: u64,
+    /// They went on changed.
+    pub modified: u64,
+    /// A server answered HANDLE, or bounce with fire-and-forget discarded them.
+    pub handled: u64,
+    /// A server refused them.
+    pub bounced: u64,
+    /// Nobody decided, and they were refused.
+    pub undecided_bounced: u64,
+    /// Nobody decided at least once, and they went on.
+    pub undecided_passed: u64,
+    /// Questions given to another server.
+    pub rerouted: u64,
+    /// Conversations whose server changed (FH-3).
+    pub conversations_moved: u64,
+    /// Logins that wait for an answer now.
+    pub waiting_logins: u64,
+    /// Messages refused since the start, by a server or because nobody decided.
+    pub refused_messages: u64,
+    /// Room events refused likewise.
+    pub refused_room_events: u64,
+    /// Stanzas that wait for an answer now, and their bytes.
+    pub waiting: u64,
+    /// The same in bytes.
+    pub waiting_bytes: u64,
 }
 
 /// One host of the server.

@@ -32,7 +32,7 @@ pub async fn run(app: &App, stop: CancellationToken) {
         // The server starts after its sidecar: that it is not there yet is no alarm for a while.
         let patience = Duration::from_secs(PLUGIN_NOT_CONNECTED.patience_seconds.into());
         let is_start = !was_linked && begun.elapsed() < patience;
-        let raised = of_node(&status, app.alarm_settings(), now_micros())
+        let raised = of_node(&status, &app.alarm_settings(), now_micros())
             .into_iter()
             .filter(|raised| !(is_start && raised.alarm == PLUGIN_NOT_CONNECTED));
         let (new, over) = follow(&mut known, raised);
@@ -49,7 +49,7 @@ pub async fn run(app: &App, stop: CancellationToken) {
 }
 
 fn tell(raised: &Raised) {
-    let Raised { alarm, endpoint, message } = raised;
+    let Raised { alarm, endpoint, message, .. } = raised;
     let (name, severity) = (alarm.name, alarm.severity.word());
     match alarm.severity {
         Severity::Critical => {
@@ -92,6 +92,7 @@ mod tests {
         let raised = |alarm, endpoint: &str, message: &str| Raised {
             alarm,
             endpoint: Some(endpoint.into()),
+            server: None,
             message: message.into(),
         };
         let mut known = Known::new();

@@ -16,7 +16,7 @@ use cartulary_archive::journal::{
     DeadLetterEntry, Journal, JournalError, JournalOptions, Limits, system_clock,
 };
 use cartulary_compliance::config::AlarmSettings;
-use cartulary_compliance::status::{ConfigStatus, Head, JournalStatus, SidecarStatus};
+use cartulary_compliance::status::{ConfigStatus, Head, JournalStatus, QuestionCounts, SidecarStatus};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -129,7 +129,7 @@ impl App {
     /// When alarms are raised.
     #[must_use]
     pub fn alarm_settings(&self) -> AlarmSettings {
-        self.recorder.loaded().map(|loaded| loaded.config.alarms).unwrap_or_default()
+        self.recorder.loaded().map(|loaded| loaded.config.alarms.clone()).unwrap_or_default()
     }
 
     /// Everything at once.
@@ -190,6 +190,8 @@ impl App {
             link: self.link.coverage().status(),
             journal: self.journal_status(),
             endpoints: self.drains.status(),
+            compliance_servers: BTreeMap::new(),
+            questions: QuestionCounts::default(),
             embedded_archives: None,
             heads: Vec::new(),
             days: self.recorder.tallies.days(),

@@ -1,10 +1,10 @@
 //! A configuration and an event for tests, of this crate and of its process.
 
 use cartulary_compliance::config::{
-    AlarmSettings, Archiving, ClusterRef, Endpoint, EndpointTarget, FORMAT, JournalSettings, LinkSettings,
-    QueueLimit, SidecarConfig,
+    AlarmSettings, Archiving, ClusterRef, Compliance, Endpoint, EndpointTarget, FORMAT, JournalSettings,
+    LinkSettings, QueueLimit, SidecarConfig,
 };
-use cartulary_compliance::link::{Event, Ingress, Target};
+use cartulary_compliance::link::{Event, Ingress, Subject, Target};
 
 /// Both directions, blocking, one SQLite endpoint `main`.
 pub fn config() -> SidecarConfig {
@@ -24,6 +24,7 @@ pub fn config() -> SidecarConfig {
         journal: JournalSettings::default(),
         link: LinkSettings::default(),
         alarms: AlarmSettings::default(),
+        compliance: Compliance::default(),
     }
 }
 
@@ -43,5 +44,8 @@ pub fn event(body: &str) -> Event {
         seen_at_micros: 1_700_000_000_000_000,
         room: None,
         event_id: None,
+        subject: Subject::Message,
+        of_rooms: false,
+        room_exists: true,
     }
 }

@@ -19,6 +19,7 @@ pub mod outcomes;
 pub mod path;
 pub mod plugin;
 pub mod recorder;
+pub mod servers;
 pub mod tallies;
 #[cfg(test)]
 mod testing;

@@ -134,7 +134,7 @@ impl Page {
         let SidecarStatus { node, cluster, .. } = &self.status;
         let (namespace, cluster) = cluster.split_once('/').unwrap_or_default();
         // One host that is not armed raises the same alarm as another.
-        let raised: BTreeSet<(&str, String)> = alarms::of_node(&self.status, self.settings, self.now_micros)
+        let raised: BTreeSet<(&str, String)> = alarms::of_node(&self.status, &self.settings, self.now_micros)
             .into_iter()
             .map(|raised| (raised.alarm.name, raised.endpoint.unwrap_or_default()))
             .collect();

@@ -99,6 +99,7 @@ async fn decide(
                         Welcome { protocol: PROTOCOL, refused: None, sidecar_version: "0".to_owned() };
                     send(&mut write, &Frame::Welcome(welcome)).await?;
                     let settings = Settings {
+                        ask_about: Vec::new(),
                         unanswered: Unanswered::Refuse,
                         answer_timeout_ms: 60_000,
                         max_waiting: 10_000,

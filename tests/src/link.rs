@@ -3,7 +3,7 @@
 use crate::client::DEADLINE;
 use anyhow::{Context, Result, anyhow, bail};
 use cartulary_compliance::link::{
-    ArmedHost, Event, Frame, Hello, HostType, Ingress, PROTOCOL, Recipient, SinceLast, Target,
+    ArmedHost, Event, Frame, Hello, HostType, Ingress, PROTOCOL, Recipient, SinceLast, Subject, Target,
 };
 use std::path::Path;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -123,5 +123,8 @@ pub fn event(from: &str, to: &str, stanza_id: &str, body: &str) -> Event {
         seen_at_micros: 1_700_000_000_000_000,
         room: None,
         event_id: None,
+        subject: Subject::Message,
+        of_rooms: false,
+        room_exists: true,
     }
 }

@@ -257,6 +257,7 @@ pub fn config(postgres: &Postgres) -> SidecarConfig {
         journal: JournalSettings::default(),
         link: LinkSettings::default(),
         alarms: Default::default(),
+        compliance: Default::default(),
     }
 }
 

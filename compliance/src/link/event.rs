@@ -1,6 +1,6 @@
 //! event: one stanza at an ingress, with everything the server knows about it.
 
-use super::fields::{DecodeError, Fields, FieldsWriter};
+use super::fields::{DecodeError, Field, Fields, FieldsWriter};
 
 /// Where a stanza entered the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,6 +100,63 @@ pub struct Recipient {
     pub resources: Vec<String>,
 }
 
+/// What an event is about: which stanzas the plugin asks about is said in these words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum Subject {
+    /// A message: always asked about.
+    #[default]
+    Message,
+    /// Presence that goes to users: broadcast, directed, probes.
+    Presence,
+    /// Presence that asks for, grants or ends a subscription.
+    Subscription,
+    /// An iq to a user, another server or a component.
+    Iq,
+    /// An iq to this server, to its services, or to the sender's own account.
+    ServiceIq,
+    /// Presence to a room or somebody in it.
+    RoomPresence,
+    /// An iq to a room or somebody in it.
+    RoomIq,
+    /// A client that has logged in asks for a session (RFC 6120, 7).
+    Bind,
+}
+
+impl Subject {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Message,
+        Self::Presence,
+        Self::Subscription,
+        Self::Iq,
+        Self::ServiceIq,
+        Self::RoomPresence,
+        Self::RoomIq,
+        Self::Bind,
+    ];
+
+    /// The word on the wire.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Message => "message",
+            Self::Presence => "presence",
+            Self::Subscription => "subscription",
+            Self::Iq => "iq",
+            Self::ServiceIq => "service-iq",
+            Self::RoomPresence => "room-presence",
+            Self::RoomIq => "room-iq",
+            Self::Bind => "bind",
+        }
+    }
+
+    pub(super) fn decode(field: Field<'_>) -> Result<Self, DecodeError> {
+        let word = field.text()?;
+        let known = Self::ALL.into_iter().find(|subject| subject.word() == word);
+        known.ok_or_else(|| field.unknown(u64::MAX))
+    }
+}
+
 /// A question about one stanza.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
@@ -129,6 +186,12 @@ pub struct Event {
     pub room: Option<String>,
     /// The event's id, a UUIDv7 the plugin made; `None` where the sidecar shall make one.
     pub event_id: Option<[u8; 16]>,
+    /// What it is about.
+    pub subject: Subject,
+    /// Whether the addressed service is one of rooms, for [`Target::Service`].
+    pub of_rooms: bool,
+    /// For targets in a room: whether the room is there.
+    pub room_exists: bool,
 }
 
 impl Event {
@@ -137,6 +200,7 @@ impl Event {
             (None, None, None, None, None, None);
         let (mut to, mut recipients, mut session, mut address, mut secure, mut room, mut event_id) =
             (None, Vec::new(), None, None, false, None, None);
+        let (mut subject, mut of_rooms, mut room_exists) = (Subject::Message, false, true);
         for field in Fields::new(bytes) {
             let field = field?;
             match field.tag {
@@ -159,6 +223,9 @@ impl Event {
                 11 => seen = Some(field.i64()?),
                 12 => room = Some(field.string()?),
                 13 => event_id = Some(field.array()?),
+                14 => subject = Subject::decode(field)?,
+                15 => of_rooms = field.u8()? != 0,
+                16 => room_exists = field.u8()? != 0,
                 _ => {}
             }
         }
@@ -176,6 +243,9 @@ impl Event {
             secure,
             room,
             event_id,
+            subject,
+            of_rooms,
+            room_exists,
         })
     }
 
@@ -197,6 +267,15 @@ impl Event {
             .maybe(12, self.room.as_deref());
         if let Some(id) = &self.event_id {
             w.bytes(13, id);
+        }
+        if self.subject != Subject::Message {
+            w.text(14, self.subject.word());
+        }
+        if self.of_rooms {
+            w.bytes(15, &[1]);
+        }
+        if !self.room_exists {
+            w.bytes(16, &[0]);
         }
         w.finish()
     }

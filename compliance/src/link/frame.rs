@@ -45,10 +45,13 @@ impl Kind {
     /// The highest tag this version knows in a frame of this kind; those below are all taken.
     fn last_tag(self) -> u16 {
         match self {
-            Self::Hello | Self::Verdict => 8,
-            Self::Event => 13,
-            Self::Outcome | Self::Settings => 4,
-            Self::Notice | Self::Count => 10,
+            Self::Hello => 8,
+            Self::Verdict => 9,
+            Self::Event => 16,
+            Self::Outcome => 4,
+            Self::Settings => 5,
+            Self::Notice => 12,
+            Self::Count => 10,
             Self::SnapshotEnd => 0,
             Self::Welcome => 3,
         }

@@ -1,6 +1,7 @@
 //! hello, welcome and settings: who is there, what is covered, what to do alone.
 
-use super::fields::{DecodeError, Fields, FieldsWriter};
+use super::event::Subject;
+use super::fields::{DecodeError, Field, Fields, FieldsWriter};
 
 /// What the plugin says of itself and of what it covers.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -211,8 +212,17 @@ pub enum Unanswered {
     Deliver,
 }
 
+/// What the plugin asks about besides messages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AskAbout {
+    /// Which stanzas.
+    pub subject: Subject,
+    /// What happens to such a stanza that gets no answer.
+    pub unanswered: Unanswered,
+}
+
 /// What the plugin does alone, and when.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// What happens to a stanza that gets no answer.
     pub unanswered: Unanswered,
@@ -222,24 +232,57 @@ pub struct Settings {
     pub max_waiting: u32,
     /// Generation of the configuration.
     pub generation: i64,
+    /// What is asked about besides messages; nothing else is.
+    pub ask_about: Vec<AskAbout>,
+}
+
+impl Unanswered {
+    fn decode(field: Field<'_>) -> Result<Self, DecodeError> {
+        match field.u8()? {
+            0 => Ok(Self::Refuse),
+            1 => Ok(Self::Deliver),
+            other => Err(field.unknown(other)),
+        }
+    }
+
+    fn code(self) -> u8 {
+        match self {
+            Self::Refuse => 0,
+            Self::Deliver => 1,
+        }
+    }
+}
+
+impl AskAbout {
+    fn decode(fields: Fields<'_>) -> Result<Self, DecodeError> {
+        let (mut subject, mut unanswered) = (None, None);
+        for field in fields {
+            let field = field?;
+            match field.tag {
+                1 => subject = Some(Subject::decode(field)?),
+                2 => unanswered = Some(Unanswered::decode(field)?),
+                _ => {}
+            }
+        }
+        Ok(Self {
+            subject: subject.ok_or(DecodeError::Missing(1))?,
+            unanswered: unanswered.ok_or(DecodeError::Missing(2))?,
+        })
+    }
 }
 
 impl Settings {
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let (mut unanswered, mut timeout, mut waiting, mut generation) = (None, None, None, 0);
+        let mut ask_about = Vec::new();
         for field in Fields::new(bytes) {
             let field = field?;
             match field.tag {
-                1 => {
-                    unanswered = Some(match field.u8()? {
-                        0 => Unanswered::Refuse,
-                        1 => Unanswered::Deliver,
-                        other => return Err(field.unknown(other)),
-                    });
-                }
+                1 => unanswered = Some(Unanswered::decode(field)?),
                 2 => timeout = Some(field.u32()?),
                 3 => waiting = Some(field.u32()?),
                 4 => generation = field.i64()?,
+                5 => ask_about.push(AskAbout::decode(field.nested())?),
                 _ => {}
             }
         }
@@ -248,19 +291,21 @@ impl Settings {
             answer_timeout_ms: timeout.ok_or(DecodeError::Missing(2))?,
             max_waiting: waiting.ok_or(DecodeError::Missing(3))?,
             generation,
+            ask_about,
         })
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
-        let unanswered = match self.unanswered {
-            Unanswered::Refuse => 0,
-            Unanswered::Deliver => 1,
-        };
         let mut w = FieldsWriter::new();
-        w.bytes(1, &[unanswered])
+        w.bytes(1, &[self.unanswered.code()])
             .bytes(2, &self.answer_timeout_ms.to_be_bytes())
             .bytes(3, &self.max_waiting.to_be_bytes())
             .bytes(4, &self.generation.to_be_bytes());
+        for asked in &self.ask_about {
+            w.nested(5, |w| {
+                w.text(1, asked.subject.word()).bytes(2, &[asked.unanswered.code()]);
+            });
+        }
         w.finish()
     }
 }

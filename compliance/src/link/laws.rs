@@ -21,6 +21,14 @@ fn recipient() -> impl Strategy<Value = Recipient> {
     })
 }
 
+fn subject() -> impl Strategy<Value = Subject> {
+    any::<prop::sample::Index>().prop_map(|index| Subject::ALL[index.index(Subject::ALL.len())])
+}
+
+fn unanswered() -> impl Strategy<Value = Unanswered> {
+    prop_oneof![Just(Unanswered::Refuse), Just(Unanswered::Deliver)]
+}
+
 fn event() -> impl Strategy<Value = Event> {
     (
         (1u8..=4, 1u8..=6, any::<bool>(), any::<i64>()),
@@ -31,6 +39,7 @@ fn event() -> impl Strategy<Value = Event> {
             option::of(text()),
             option::of(text()),
             option::of(any::<[u8; 16]>()),
+            (subject(), any::<bool>(), any::<bool>()),
         ),
     )
         .prop_map(|((ingress, target, secure, seen_at_micros), (host, stanza, from, to), rest)| Event {
@@ -47,6 +56,9 @@ fn event() -> impl Strategy<Value = Event> {
             seen_at_micros,
             room: rest.3,
             event_id: rest.4,
+            subject: rest.5.0,
+            of_rooms: rest.5.1,
+            room_exists: rest.5.2,
         })
 }
 
@@ -62,14 +74,14 @@ fn action() -> impl Strategy<Value = Action> {
 
 fn verdict() -> impl Strategy<Value = Verdict> {
     let exception = (text(), action()).prop_map(|(recipient, action)| Exception { recipient, action });
-    (action(), vec(exception, 0..4), option::of(any::<[u8; 16]>()), any::<bool>()).prop_map(
-        |(action, exceptions, event_id, outcome_wanted)| Verdict {
+    (action(), vec(exception, 0..4), option::of(any::<[u8; 16]>()), any::<bool>(), option::of(text()))
+        .prop_map(|(action, exceptions, event_id, outcome_wanted, resource)| Verdict {
             action,
             exceptions,
             event_id,
             outcome_wanted,
-        },
-    )
+            resource,
+        })
 }
 
 fn outcome() -> impl Strategy<Value = Outcome> {
@@ -124,9 +136,14 @@ fn hello() -> impl Strategy<Value = Hello> {
 }
 
 fn notice() -> impl Strategy<Value = Notice> {
-    let rest = [(); 7].map(|()| option::of(text()));
+    let rest = [(); 9].map(|()| option::of(text()));
     (name(), any::<i64>(), any::<bool>(), rest).prop_map(
-        |(name, at_micros, snapshot, [jid, room, occupant, address, mechanism, session, reason])| Notice {
+        |(
+            name,
+            at_micros,
+            snapshot,
+            [jid, room, occupant, address, mechanism, session, reason, stanza, value],
+        )| Notice {
             name,
             at_micros,
             jid,
@@ -137,6 +154,8 @@ fn notice() -> impl Strategy<Value = Notice> {
             snapshot,
             session,
             reason,
+            stanza,
+            value,
         },
     )
 }
@@ -155,14 +174,19 @@ fn frame() -> impl Strategy<Value = Frame> {
             Frame::Welcome(Welcome { protocol, refused, sidecar_version })
         }),
         (any::<u64>(), verdict()).prop_map(|(id, verdict)| Frame::Verdict(id, verdict)),
-        (any::<bool>(), any::<(u32, u32, i64)>()).prop_map(|(deliver, (timeout, waiting, generation))| {
-            Frame::Settings(Settings {
-                unanswered: if deliver { Unanswered::Deliver } else { Unanswered::Refuse },
-                answer_timeout_ms: timeout,
-                max_waiting: waiting,
-                generation,
-            })
-        }),
+        (unanswered(), any::<(u32, u32, i64)>(), vec((subject(), unanswered()), 0..4)).prop_map(
+            |(unanswered, (answer_timeout_ms, max_waiting, generation), asked)| {
+                let ask_about =
+                    asked.into_iter().map(|(subject, unanswered)| AskAbout { subject, unanswered }).collect();
+                Frame::Settings(Settings {
+                    unanswered,
+                    answer_timeout_ms,
+                    max_waiting,
+                    generation,
+                    ask_about,
+                })
+            }
+        ),
     ]
 }
 

@@ -14,10 +14,10 @@ mod notice;
 mod verdict;
 
 pub use count::{Count, Sums};
-pub use event::{Event, Ingress, Recipient, Target};
+pub use event::{Event, Ingress, Recipient, Subject, Target};
 pub use fields::{DecodeError, Field, Fields, FieldsWriter};
 pub use frame::{Frame, FrameError, Kind, MAX_FRAME, MIN_FRAME, RawFrame};
-pub use hello::{ArmedHost, Hello, HostType, Settings, SinceLast, Unanswered, Welcome};
+pub use hello::{ArmedHost, AskAbout, Hello, HostType, Settings, SinceLast, Unanswered, Welcome};
 pub use notice::{Delivery, DeliveryResult, Notice, Outcome};
 pub use verdict::{Action, Bounce, Exception, Verdict};
 

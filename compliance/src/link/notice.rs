@@ -182,6 +182,10 @@ pub struct Notice {
     pub session: Option<String>,
     /// Why, where the server says.
     pub reason: Option<String>,
+    /// The stanza that brought it about, or that tells of it, where there is one.
+    pub stanza: Option<String>,
+    /// What it has become: the new role, affiliation, nickname or subject.
+    pub value: Option<String>,
 }
 
 impl Notice {
@@ -200,6 +204,8 @@ impl Notice {
                 8 => notice.snapshot = field.u8()? != 0,
                 9 => notice.session = Some(field.string()?),
                 10 => notice.reason = Some(field.string()?),
+                11 => notice.stanza = Some(field.string()?),
+                12 => notice.value = Some(field.string()?),
                 _ => {}
             }
         }
@@ -217,7 +223,9 @@ impl Notice {
             .maybe(7, self.mechanism.as_deref())
             .bytes(8, &[u8::from(self.snapshot)])
             .maybe(9, self.session.as_deref())
-            .maybe(10, self.reason.as_deref());
+            .maybe(10, self.reason.as_deref())
+            .maybe(11, self.stanza.as_deref())
+            .maybe(12, self.value.as_deref());
         w.finish()
     }
 }

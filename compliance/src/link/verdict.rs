@@ -46,18 +46,21 @@ pub struct Verdict {
     pub event_id: Option<[u8; 16]>,
     /// Whether an outcome is wanted.
     pub outcome_wanted: bool,
+    /// The addressee's session that gets it, of several that could: it goes on as if it had been sent to that full JID.
+    pub resource: Option<String>,
 }
 
 impl Verdict {
     /// A verdict without exceptions, of which nothing was recorded.
     #[must_use]
     pub fn unrecorded(action: Action) -> Self {
-        Self { action, exceptions: Vec::new(), event_id: None, outcome_wanted: false }
+        Self { action, exceptions: Vec::new(), event_id: None, outcome_wanted: false, resource: None }
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut action = ActionFields::default();
-        let (mut exceptions, mut event_id, mut outcome_wanted) = (Vec::new(), None, false);
+        let (mut exceptions, mut event_id, mut outcome_wanted, mut resource) =
+            (Vec::new(), None, false, None);
         for field in Fields::new(bytes) {
             let field = field?;
             match field.tag {
@@ -65,10 +68,11 @@ impl Verdict {
                 6 => exceptions.push(Exception::decode(field.nested())?),
                 7 => event_id = Some(field.array()?),
                 8 => outcome_wanted = field.u8()? != 0,
+                9 => resource = Some(field.string()?),
                 _ => {}
             }
         }
-        Ok(Self { action: action.finish(1)?, exceptions, event_id, outcome_wanted })
+        Ok(Self { action: action.finish(1)?, exceptions, event_id, outcome_wanted, resource })
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
@@ -83,7 +87,7 @@ impl Verdict {
         if let Some(id) = &self.event_id {
             w.bytes(7, id);
         }
-        w.bytes(8, &[u8::from(self.outcome_wanted)]);
+        w.bytes(8, &[u8::from(self.outcome_wanted)]).maybe(9, self.resource.as_deref());
         w.finish()
     }
 }

@@ -68,7 +68,7 @@ pub fn raised(
             Sidecar::Unreachable(why) => raise(alarms::SIDECAR_UNREACHABLE, &pod.pod, None, why.clone()),
             Sidecar::NotRunning | Sidecar::Ending(_) => {}
             Sidecar::Answered(status) => {
-                for found in of_node(status, settings, now_micros) {
+                for found in of_node(status, &settings, now_micros) {
                     raise(found.alarm, &pod.pod, found.endpoint, found.message);
                 }
             }

@@ -41,6 +41,7 @@ pub fn build(validated: Validated, cluster: &XmppCluster) -> Prepared {
         journal: validated.journal,
         link: validated.link,
         alarms: validated.alarms,
+        compliance: validated.compliance,
     };
     let json = config.to_json().expect("maps have text as keys, and nothing else can fail");
     let hash = hex(&Sha256::digest(&json));

@@ -5,7 +5,7 @@ use crate::conditions::Problem;
 use crate::endpoint::resolve::resolve;
 use crate::reasons as reason;
 use cartulary_compliance::config::{
-    AlarmSettings, Archiving, ClusterRef, Endpoint, EndpointTarget, JournalSettings, LinkSettings,
+    AlarmSettings, Archiving, ClusterRef, Compliance, Endpoint, EndpointTarget, JournalSettings, LinkSettings,
 };
 use cartulary_crds::{ByteSize, ScalarError, XmppCluster};
 use std::collections::BTreeMap;
@@ -32,6 +32,8 @@ pub struct Validated {
     pub link: LinkSettings,
     /// When alarms are raised.
     pub alarms: AlarmSettings,
+    /// Who is asked.
+    pub compliance: Compliance,
 }
 
 /// Checks it.
@@ -61,6 +63,7 @@ pub fn validate(cluster: &XmppCluster, gathered: &Gathered) -> Result<Validated,
         journal: journal(cluster, beside)?,
         link: link(cluster)?,
         alarms: alarms(cluster)?,
+        compliance: Compliance::default(),
     })
 }
 
@@ -162,6 +165,7 @@ pub fn alarms(cluster: &XmppCluster) -> Result<AlarmSettings, Problem> {
     Ok(AlarmSettings {
         high_water_percent: u32::try_from(spec.high_water_percent.clamp(1, 100)).unwrap_or(100),
         waiting_too_long_seconds: u32::try_from(waiting.as_secs()).unwrap_or(u32::MAX),
+        silenced: Vec::new(),
     })
 }
 

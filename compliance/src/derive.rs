@@ -1,0 +1,71 @@
+//! The events that a stanza at an ingress will cause, in order, and those that a notice tells of (PR-7, PR-10, PR-11).
+
+use crate::config::{Compliance, WhenUnanswered};
+use crate::events::{Event, Packet};
+use crate::link::{self, AskAbout, Notice, Recipient};
+
+/// What events are balanced by: an unordered pair of bare JIDs, a room, or one bare JID (PR-5).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key(String);
+
+impl Key {
+    /// A conversation of two, whoever speaks.
+    #[must_use]
+    pub fn pair(one: &str, other: &str) -> Self {
+        let (first, second) = if one <= other { (one, other) } else { (other, one) };
+        // A JID holds no line break.
+        Self(format!("{first}\n{second}"))
+    }
+
+    /// A room, or what concerns one account.
+    #[must_use]
+    pub fn of(jid: &str) -> Self {
+        Self(jid.to_owned())
+    }
+
+    /// The text that is hashed.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// One event of a stanza.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Occurrence {
+    /// What happens.
+    pub event: &'static Event,
+    /// What kind of packet it is about.
+    pub packet: Packet,
+    /// What it is balanced by.
+    pub key: Key,
+    /// Who would get the stanza, or is in the room: whom answers may except.
+    pub recipients: Vec<Recipient>,
+}
+
+/// The events that the stanza will cause, in the order in which servers are asked.
+#[must_use]
+pub fn occurrences(event: &link::Event) -> Vec<Occurrence> {
+    _ = event;
+    Vec::new()
+}
+
+/// What the stanza's place in the order of its conversation is counted by.
+#[must_use]
+pub fn lane(event: &link::Event) -> Key {
+    Key::of(&event.from)
+}
+
+/// The events that a notice tells of, each with the stanza that shows it.
+#[must_use]
+pub fn told(notice: &Notice) -> Vec<(Occurrence, String)> {
+    _ = notice;
+    Vec::new()
+}
+
+/// What the plugin has to ask about on `node`, and what becomes of it unanswered (FH-7).
+#[must_use]
+pub fn ask_about(compliance: &Compliance, node: &str, chosen: Option<WhenUnanswered>) -> Vec<AskAbout> {
+    _ = (compliance, node, chosen);
+    Vec::new()
+}

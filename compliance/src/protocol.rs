@@ -1,0 +1,87 @@
+//! What is said between sidecar and compliance server, as `docs/event-protocol.md` specifies it (CS-4, PR-8, PR-9).
+//!
+//! Values only, and their XML. Invariants: what a server answers is checked against what it was asked before anybody acts on it;
+//! no answer changes who a stanza is from or to.
+
+use crate::events::{Event, Packet};
+use crate::link::{Bounce, Ingress, Recipient};
+
+/// The namespace of questions and answers; its number is the protocol's version.
+pub const NAMESPACE: &str = "urn:cartulary:compliance:1";
+
+/// An event as a compliance server is asked about it or told of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Question {
+    /// What happens.
+    pub event: &'static Event,
+    /// What kind of packet it is about.
+    pub packet: Packet,
+    /// The profile that sends it there.
+    pub profile: String,
+    /// The stanza's id, the same in all questions about it: a UUID.
+    pub event_id: [u8; 16],
+    /// The pod it happens on.
+    pub node: String,
+    /// When the server saw it, microseconds since the epoch.
+    pub seen_at_micros: i64,
+    /// Whether an answer is awaited; else it is told.
+    pub awaited: bool,
+    /// It happened while the server was away (FH-8).
+    pub missed: bool,
+    /// The stanza, as the servers before have left it; with its namespace declared.
+    pub stanza: String,
+    /// Where it came in.
+    pub ingress: Ingress,
+    /// The sender, as the XMPP server authenticated it.
+    pub from: String,
+    /// The sender's session or stream, its address, and whether that is encrypted.
+    pub session: Option<String>,
+    /// The client's address.
+    pub address: Option<String>,
+    /// Whether its stream is encrypted.
+    pub secure: bool,
+    /// The SASL mechanism, where it is known.
+    pub mechanism: Option<String>,
+    /// The room, for what happens in one.
+    pub room: Option<String>,
+    /// Who would get it, or is in the room.
+    pub recipients: Vec<Recipient>,
+    /// Why, for what is told.
+    pub reason: Option<String>,
+}
+
+/// What a server answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// PASS: it goes on, `stanza` in its place where there is one, and otherwise for the recipients named.
+    Pass {
+        /// The changed stanza, with the original's addresses.
+        stanza: Option<String>,
+        /// Who is treated otherwise.
+        exceptions: Vec<Except>,
+    },
+    /// HANDLE: the server has dealt with it, it goes no further.
+    Handle,
+    /// An error for whoever sent it; what becomes of it is the profile's handling.
+    Error(Bounce),
+}
+
+/// What a server answered about one recipient.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Except {
+    /// A bare JID of the question's recipients, or a full one of their sessions.
+    pub recipient: String,
+    /// What becomes of that copy.
+    pub action: ExceptAction,
+}
+
+/// What becomes of one recipient's copy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExceptAction {
+    /// It is withheld without a word.
+    Withhold,
+    /// It is withheld and the sender gets an error.
+    Refuse(Bounce),
+    /// This takes its place.
+    Replace(String),
+}
