@@ -41,7 +41,7 @@ build_programs() {
 # product_image FILE: the product's image as an archive; made again only when a program, plugin or licence changed.
 product_image() {
   local file=$1 docs
-  if [ -e "$file" ] && [ -z "$(find "$PROGRAMS"/cartulary{,-operator,-sidecar} plugins LICENSE NOTICE Cargo.lock tests/{third-party,cluster/product-image} -newer "$file" -print -quit)" ]; then
+  if [ -e "$file" ] && [ -z "$(find "$PROGRAMS"/cartulary{,-operator,-sidecar} plugins LICENSE NOTICE Cargo.lock tests/{third-party,cluster/{product-image,programs.sh}} -newer "$file" -print -quit)" ]; then
     return
   fi
   mkdir -p "$(dirname "$file")"
@@ -53,6 +53,18 @@ product_image() {
   mv "$file.$$" "$file"
 }
 
-# One file for each work tree, so that two clones on one cache do not swap images.
-# shellcheck disable=SC2034  # used by those who source this
+# kit_image FILE: the same for the example compliance servers.
+kit_image() {
+  local file=$1
+  if [ -e "$file" ] && [ -z "$(find "$PROGRAMS"/{ethical-wall,redactor,logger} tests/cluster/{kit-image,programs.sh} -newer "$file" -print -quit)" ]; then
+    return
+  fi
+  mkdir -p "$(dirname "$file")"
+  tests/cluster/kit-image "$PROGRAMS" >"$file.$$"
+  mv "$file.$$" "$file"
+}
+
+# One folder for each work tree, so that two clones on one cache do not swap images.
 IMAGE=$CACHE/image/$(echo "$ROOT" | sha256sum | cut -c1-12)/cartulary.tar
+# shellcheck disable=SC2034  # used by those who source this
+KIT_IMAGE=${IMAGE%/*}/kit.tar

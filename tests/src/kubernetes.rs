@@ -51,7 +51,12 @@ impl Cluster {
 
     /// Puts the product's image onto the node.
     pub fn load_product(&self) -> Result<()> {
-        self.load(&product_image()?)
+        self.load(&image("CARTULARY_IMAGE", &[])?)
+    }
+
+    /// Puts the image of the example compliance servers onto the node.
+    pub fn load_kit(&self) -> Result<()> {
+        self.load(&image("CARTULARY_KIT_IMAGE", &["--kit"])?)
     }
 
     /// A cluster that the tests of one process share: the first makes it with these values, the last to let it go takes it down.
@@ -353,11 +358,11 @@ pub fn program(name: &str) -> Result<PathBuf> {
     bail!("{name} is not built: run `cargo build --workspace` first (make test does)")
 }
 
-/// The product's image; built by `tests/image`, which does nothing when it is fresh.
-fn product_image() -> Result<PathBuf> {
-    if let Some(image) = std::env::var_os("CARTULARY_IMAGE") {
+/// An image of ours; built by `tests/image`, which does nothing when it is fresh, unless `variable` names one.
+fn image(variable: &str, arguments: &[&str]) -> Result<PathBuf> {
+    if let Some(image) = std::env::var_os(variable) {
         return Ok(image.into());
     }
-    let printed = run(&mut Command::new(repository().join("tests/image")))?;
+    let printed = run(Command::new(repository().join("tests/image")).args(arguments))?;
     Ok(PathBuf::from(printed.lines().last().context("tests/image printed no path")?))
 }
