@@ -3,6 +3,7 @@
 use crate::config::{Compliance, WhenUnanswered};
 use crate::events::{Event, Packet};
 use crate::link::{self, AskAbout, Notice, Recipient};
+use std::sync::Arc;
 
 /// What events are balanced by: an unordered pair of bare JIDs, a room, or one bare JID (PR-5).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -40,7 +41,7 @@ pub struct Occurrence {
     /// What it is balanced by.
     pub key: Key,
     /// Who would get the stanza, or is in the room: whom answers may except.
-    pub recipients: Vec<Recipient>,
+    pub recipients: Arc<[Recipient]>,
 }
 
 /// The events that the stanza will cause, in the order in which servers are asked.

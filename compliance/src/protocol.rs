@@ -112,7 +112,7 @@ pub struct Question {
     /// The room, for what happens in one.
     pub room: Option<String>,
     /// Who would get it, or is in the room.
-    pub recipients: Vec<Recipient>,
+    pub recipients: Arc<[Recipient]>,
     /// Why, for what is told.
     pub reason: Option<String>,
 }
