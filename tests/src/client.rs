@@ -22,6 +22,7 @@ use tokio_xmpp::xmlstream::{
 /// How long anything may take that a test waits for. Generous: it decides only how late a failure is told.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 const CLIENT: &str = "jabber:client";
+const STANZAS: &str = "urn:ietf:params:xml:ns:xmpp-stanzas";
 
 /// A connected, bound session.
 pub struct Client {
@@ -77,6 +78,8 @@ pub struct Received {
     pub body: Option<String>,
     /// The condition of an error.
     pub condition: Option<String>,
+    /// The text of an error.
+    pub reason: Option<String>,
 }
 
 impl Client {
@@ -338,6 +341,7 @@ impl Received {
             id: attr("id"),
             body: child(message, "body").map(Element::text),
             condition: condition(message),
+            reason: child(message, "error").and_then(|e| e.get_child("text", STANZAS)).map(Element::text),
         }
     }
 
@@ -369,7 +373,7 @@ pub fn escape(text: &str) -> String {
 
 fn condition(stanza: &Element) -> Option<String> {
     let error = child(stanza, "error")?;
-    let is_condition = |e: &&Element| e.ns() == "urn:ietf:params:xml:ns:xmpp-stanzas" && e.name() != "text";
+    let is_condition = |e: &&Element| e.ns() == STANZAS && e.name() != "text";
     error.children().find(is_condition).map(|e| e.name().to_owned())
 }
 

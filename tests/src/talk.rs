@@ -1,4 +1,5 @@
-//! A conversation among real clients, for the demo: one-to-one, in a room, and to somebody who is away.
+//! A conversation among real clients, for the demo: one-to-one, in a room, to somebody who is away, and to somebody a policy keeps
+//! one from.
 //!
 //! Every message is waited for until each session that should have it has it, or its sender was told that it was refused. So the
 //! summary holds facts, not hopes.
@@ -22,7 +23,9 @@ pub struct Talk {
     pub users: Vec<(String, String)>,
     /// Make the accounts first.
     pub register: bool,
-    /// How many messages are said.
+    /// Two more with their passwords, who may not talk to each other and try to.
+    pub walled: Option<[(String, String); 2]>,
+    /// How many messages are said, besides what the walled two say.
     pub messages: usize,
     /// How long to wait after each message.
     pub pace: Duration,
@@ -38,19 +41,13 @@ const TEXTS: [&str; 6] = [
     "你好，世界",
 ];
 
+// How often each of the walled two tries.
+const TRIES: usize = 3;
+
 /// Holds the conversation. `progress` is told now and then, in words for people.
 pub async fn talk(options: &Talk, mut progress: impl FnMut(&str)) -> Result<Transcript> {
     ensure!(options.users.len() >= 3, "three users are needed, for somebody is away and two still talk");
-    for (user, password) in options.users.iter().filter(|_| options.register) {
-        Client::register(options.server, &options.domain, user, password).await?;
-    }
-    let mut clients = Vec::new();
-    for (user, password) in &options.users {
-        let jid = format!("{user}@{}/desk", options.domain);
-        let client = Client::connect(options.server, &jid, password).await?;
-        client.available().await?;
-        clients.push(client);
-    }
+    let mut clients = login(options, &options.users).await?;
     progress(&format!(
         "{} users are here: {}",
         clients.len(),
@@ -75,6 +72,9 @@ pub async fn talk(options: &Talk, mut progress: impl FnMut(&str)) -> Result<Tran
     }
     let count = speaker.count;
     complete(&transcript, &clients, clients.len()).await?;
+    if let Some(walled) = &options.walled {
+        try_the_wall(options, walled, &clients[0], &mut transcript, &mut progress).await?;
+    }
 
     let away = clients.pop().context("somebody to be away")?;
     let (away_jid, away_bare) = (away.jid().to_owned(), away.bare().to_owned());
@@ -101,6 +101,62 @@ pub async fn talk(options: &Talk, mut progress: impl FnMut(&str)) -> Result<Tran
         transcript.hear(client);
     }
     Ok(transcript)
+}
+
+async fn login(options: &Talk, users: &[(String, String)]) -> Result<Vec<Client>> {
+    let mut clients = Vec::new();
+    for (user, password) in users {
+        if options.register {
+            Client::register(options.server, &options.domain, user, password).await?;
+        }
+        let jid = format!("{user}@{}/desk", options.domain);
+        let client = Client::connect(options.server, &jid, password).await?;
+        client.available().await?;
+        clients.push(client);
+    }
+    Ok(clients)
+}
+
+// Each of the two writes to the other, and to somebody both may talk to. What becomes of it is in the transcript; that a policy
+// keeps them apart is for whoever reads it to judge.
+async fn try_the_wall(
+    options: &Talk,
+    walled: &[(String, String); 2],
+    friend: &Client,
+    transcript: &mut Transcript,
+    progress: &mut impl FnMut(&str),
+) -> Result<()> {
+    let two = login(options, walled).await?;
+    for n in 0..TRIES {
+        for (from, to) in [(&two[0], &two[1]), (&two[1], &two[0])] {
+            let text = format!("between us ({})", n + 1);
+            let id = transcript.say(from, Kind::Walled, to.bare(), &text).await?;
+            tokio::select! {
+                heard = to.answer_to(&id) => progress(&format!(
+                    "{} to {}: delivered: {}", from.bare(), to.bare(), heard?.body.unwrap_or_default()
+                )),
+                told = from.answer_to(&id) => {
+                    let told = told?;
+                    let (condition, reason) = (told.condition.unwrap_or_default(), told.reason.unwrap_or_default());
+                    if n == 0 {
+                        progress(&format!("{} to {}: refused, {condition}: {reason}", from.bare(), to.bare()));
+                    }
+                }
+            }
+        }
+    }
+    for one in &two {
+        let id = transcript.say(one, Kind::OneToOne, friend.bare(), "hello").await?;
+        friend.answer_to(&id).await?;
+        progress(&format!("{} to {}: delivered", one.bare(), friend.bare()));
+        // Whatever of the other's words were still under way would be here now.
+        one.settle().await?;
+    }
+    for one in &two {
+        transcript.hear(one);
+        one.close().await?;
+    }
+    Ok(())
 }
 
 struct Speaker<'a, F> {

@@ -18,6 +18,8 @@ pub enum Kind {
     Private,
     /// To a user without a session.
     Offline,
+    /// To somebody the sender may not talk to.
+    Walled,
 }
 
 /// One message a client sent.
@@ -44,6 +46,9 @@ pub struct Transcript {
     pub received: BTreeMap<String, Vec<Heard>>,
     /// Ids that came back to their sender as errors, with the condition.
     pub refused: BTreeMap<String, String>,
+    /// What the sender of a refused message read, by id; absent where there was no text.
+    #[serde(default)]
+    pub reasons: BTreeMap<String, String>,
 }
 
 /// One message a session received.
@@ -75,8 +80,9 @@ impl Transcript {
 
     /// Takes down everything `client` was given so far. Once for each client, at its end.
     pub fn hear(&mut self, client: &Client) {
-        for Received { from, kind, id, body, condition } in client.messages() {
+        for Received { from, kind, id, body, condition, reason } in client.messages() {
             if kind == "error" {
+                self.reasons.extend(reason.map(|text| (id.clone(), text)));
                 self.refused.insert(id, condition.unwrap_or_default());
             } else if let Some(text) = body {
                 self.received.entry(client.jid().to_owned()).or_default().push(Heard { id, from, text });
@@ -91,6 +97,7 @@ impl Transcript {
             self.received.entry(jid).or_default().extend(heard);
         }
         self.refused.extend(other.refused);
+        self.reasons.extend(other.reasons);
     }
 
     /// Ids that some session received.

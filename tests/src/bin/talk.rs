@@ -1,7 +1,7 @@
 //! `cartulary-talk`: lets real clients talk to each other on a server, and says as JSON what was said and who heard it. The demo
 //! compares that with the archive.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use cartulary_tests::talk::{Talk, talk};
 use cartulary_tests::transcript::{Kind, Transcript};
 use clap::Parser;
@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Lets users talk: one-to-one, in a room, and to somebody who is away.
+/// Lets users talk: one-to-one, in a room, to somebody who is away, and to somebody a policy keeps them from.
 #[derive(Parser)]
 struct Args {
     /// Address and port for clients, without TLS. Given several times, each server holds a conversation of its own.
@@ -24,6 +24,9 @@ struct Args {
     /// A user, as NAME or NAME:PASSWORD; at least three.
     #[arg(long = "user", required = true)]
     users: Vec<String>,
+    /// Two more users who may not talk to each other and try to; given twice.
+    #[arg(long = "walled", num_args = 1)]
+    walled: Vec<String>,
     /// The password of users without one.
     #[arg(long, default_value = "secret")]
     password: String,
@@ -49,6 +52,11 @@ async fn main() -> Result<()> {
         None => (given.clone(), args.password.clone()),
     };
     let users: Vec<_> = args.users.iter().map(user).collect();
+    let walled = match args.walled.as_slice() {
+        [] => None,
+        [one, other] => Some([user(one), user(other)]),
+        _ => bail!("--walled is given twice or not at all"),
+    };
     let mut transcript = Transcript::default();
     for server in &args.server {
         let options = Talk {
@@ -56,6 +64,7 @@ async fn main() -> Result<()> {
             domain: args.domain.clone(),
             rooms: args.rooms.clone(),
             users: users.clone(),
+            walled: walled.clone(),
             register: args.register,
             messages: args.messages,
             pace: Duration::from_millis(args.pace),
@@ -64,11 +73,12 @@ async fn main() -> Result<()> {
     }
     let of = |kind| transcript.said.iter().filter(|said| said.kind == kind).count();
     eprintln!(
-        "talk: {} said ({} one-to-one, {} in a room, {} while away), {} delivered, {} refused",
+        "talk: {} said ({} one-to-one, {} in a room, {} while away, {} over a wall), {} delivered, {} refused",
         transcript.said.len(),
         of(Kind::OneToOne),
         of(Kind::Room),
         of(Kind::Offline),
+        of(Kind::Walled),
         transcript.delivered().len(),
         transcript.refused.len()
     );
