@@ -7,6 +7,9 @@
 //! What this crate does not do: talk to a cluster, or decide what a declaration means.
 
 mod archive_endpoint;
+mod compliance;
+mod compliance_server;
+mod profile;
 mod scalar;
 mod xmpp_cluster;
 
@@ -14,11 +17,17 @@ pub use archive_endpoint::{
     ArchiveEndpoint, ArchiveEndpointSpec, ArchiveEndpointStatus, CaSecret, CredentialsSecret, EndpointType,
     PostgreSql, Queue, Tls, TlsMode,
 };
+pub use compliance::{AssignedServer, Compliance, PendingLimits};
+pub use compliance_server::{
+    ClientCertificateSecret, ComplianceServer, ComplianceServerSpec, ComplianceServerStatus, PasswordSecret,
+    ServerNode, ServerTls, StreamNamespace,
+};
+pub use profile::{EventName, Handling, PacketType, Profile, ProfileEvent, ProfileSpec, ProfileStatus};
 pub use scalar::{ByteSize, ScalarError, TimeSpan};
 pub use xmpp_cluster::{
     AlarmStatus, Alarms, AnchorStatus, Archiving, ConfigurationStatus, Journal, JournalClaim, JournalStatus,
-    Link, NodeEndpoint, NodeStatus, Omitted, Prosody, Server, XmppCluster, XmppClusterSpec,
-    XmppClusterStatus,
+    Link, NodeEndpoint, NodeStatus, Omitted, Prosody, Server, Silence, WhenUnanswered, XmppCluster,
+    XmppClusterSpec, XmppClusterStatus,
 };
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
@@ -34,7 +43,10 @@ pub const VERSION: &str = "v1alpha1";
 /// Every kind's definition, in the order in which they are best read.
 #[must_use]
 pub fn definitions() -> Vec<CustomResourceDefinition> {
-    [XmppCluster::crd(), ArchiveEndpoint::crd()].into_iter().map(tidy).collect()
+    [XmppCluster::crd(), ArchiveEndpoint::crd(), ComplianceServer::crd(), Profile::crd()]
+        .into_iter()
+        .map(tidy)
+        .collect()
 }
 
 /// What the derive makes, as the API server and `kubectl explain` want it.

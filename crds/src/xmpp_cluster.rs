@@ -1,6 +1,6 @@
 //! `XMPPCluster`: a group of XMPP servers that is put under compliance.
 
-use crate::{ByteSize, TimeSpan};
+use crate::{ByteSize, Compliance, TimeSpan};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -42,6 +42,8 @@ use serde::{Deserialize, Serialize};
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!self.archiving.blockIfUnableToRecord || !has(self.link.unanswered) || self.link.unanswered == 'Refuse'")
+    .message("blockIfUnableToRecord contradicts link.unanswered: Deliver"))]
 pub struct XmppClusterSpec {
     /// Which XMPP server runs in the pods. Required. `Prosody` is the only one so far.
     pub server: Server,
@@ -62,6 +64,10 @@ pub struct XmppClusterSpec {
     /// The journal: records are on its disk before a message is delivered, and stay there until their archive has confirmed them.
     #[serde(default)]
     pub journal: Journal,
+
+    /// Which compliance servers are asked before anything goes on, and what happens when they fail.
+    #[serde(default)]
+    pub compliance: Compliance,
 
     /// The link between the XMPP server and our sidecar in the same pod.
     #[serde(default)]
@@ -215,12 +221,27 @@ pub struct Link {
     #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('5m')")
         .message("answerTimeout must be between 1s and 5m"))]
     pub answer_timeout: TimeSpan,
+
+    /// What happens to what the sidecar does not answer, because it is gone or too late: `Refuse` or `Deliver`, which counts it. Default:
+    /// refused where `blockIfUnableToRecord` is on or a compliance server's answer is awaited, else delivered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unanswered: Option<WhenUnanswered>,
 }
 
 impl Default for Link {
     fn default() -> Self {
-        Self { answer_timeout: default_answer_timeout() }
+        Self { answer_timeout: default_answer_timeout(), unanswered: None }
     }
+}
+
+// FH-7
+/// What happens to what the sidecar does not answer.
+#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WhenUnanswered {
+    /// It is refused.
+    Refuse,
+    /// It goes on and is counted.
+    Deliver,
 }
 
 // MA-10
@@ -238,12 +259,36 @@ pub struct Alarms {
     #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('720h')")
         .message("waitingTooLong must be between 1s and 720h"))]
     pub waiting_too_long: TimeSpan,
+
+    /// Alarms that are not told: they stay in `status.alarms`, marked, and turn no condition, make no Event and are no metric. Default
+    /// none; at most 100, each alarm once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 100), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["alarm"]))]
+    pub silenced: Vec<Silence>,
 }
 
 impl Default for Alarms {
     fn default() -> Self {
-        Self { high_water_percent: default_high_water(), waiting_too_long: default_waiting() }
+        Self {
+            high_water_percent: default_high_water(),
+            waiting_too_long: default_waiting(),
+            silenced: Vec::new(),
+        }
     }
+}
+
+// CS-8
+/// An alarm that is not told.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Silence {
+    /// Name of the alarm, as docs/alarms.md lists them. Required.
+    #[schemars(length(min = 1, max = 63))]
+    pub alarm: String,
+
+    /// Only of these pods. Default: of all, and of none in particular.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 100), inner(length(min = 1, max = 253)), extend("x-kubernetes-list-type" = "set"))]
+    pub pods: Vec<String>,
 }
 
 /// What the operator found out about an XMPPCluster.
@@ -256,7 +301,7 @@ pub struct XmppClusterStatus {
 
     /// Ready: all that is declared is in force on every pod. Accepted: the declaration makes sense and what it refers to is there.
     /// Covered: every pod has our sidecar and every host of its servers is recorded. Recording: nothing is lost, rejected or held up.
-    /// Counted: no message passed by those who record. Anchored: journals are anchored and fit their anchors. JournalsAttended: nothing
+    /// ComplianceServed: every compliance server is in service on every node. Counted: no message passed by those who record. Anchored: journals are anchored and fit their anchors. JournalsAttended: nothing
     /// waits in the journal of a pod that is gone. ArchiveNotIndependent: the archive shares its fate with the XMPP server.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
@@ -358,6 +403,12 @@ pub struct AlarmStatus {
     /// The endpoint it is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
+    /// The compliance server it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
+    /// Whether it is silenced.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub silenced: bool,
 }
 
 /// How many entries were left out of lists.
