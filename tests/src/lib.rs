@@ -9,6 +9,7 @@ pub mod federation;
 pub mod kubernetes;
 pub mod link;
 pub mod oracle;
+pub mod policy;
 pub mod postgres;
 pub mod process;
 pub mod prosody;

@@ -3,7 +3,7 @@
 use crate::process::{Process, free_port, on_this_machine, repository, run, until};
 use anyhow::{Context, Result, ensure};
 use cartulary_compliance::config::SidecarConfig;
-use cartulary_compliance::status::{EndpointStatus, SidecarStatus};
+use cartulary_compliance::status::{ComplianceServerStatus, EndpointStatus, LinkCause, SidecarStatus};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use rustix::process::Signal;
@@ -17,7 +17,7 @@ use std::sync::OnceLock;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// The pod's name in tests.
+/// The pod's name in tests that have one only.
 pub const NODE: &str = "xmpp-0";
 
 /// A sidecar, running or not.
@@ -31,6 +31,7 @@ pub struct Sidecar {
     pub config: SidecarConfig,
     // What the command line begins with: a tracer, or a namespace with a small disk.
     wrapper: Vec<String>,
+    node: String,
     process: Option<Process>,
 }
 
@@ -43,12 +44,24 @@ impl Sidecar {
         config: SidecarConfig,
         wrapper: Vec<String>,
     ) -> Result<Self> {
+        Self::start_in(NODE, dir, plugins, config, wrapper).await
+    }
+
+    /// The same in the pod `node`.
+    pub async fn start_in(
+        node: &str,
+        dir: &Path,
+        plugins: &Path,
+        config: SidecarConfig,
+        wrapper: Vec<String>,
+    ) -> Result<Self> {
         fs::create_dir_all(dir.join("data"))?;
         fs::create_dir_all(plugins)?;
         fs::create_dir_all(dir.join("config"))?;
         let admin = ([127, 0, 0, 1], free_port()?).into();
         let (dir, plugins) = (dir.to_owned(), plugins.to_owned());
-        let mut sidecar = Self { dir, plugins, binary: binary()?, admin, config, wrapper, process: None };
+        let (binary, node) = (binary()?, node.to_owned());
+        let mut sidecar = Self { dir, plugins, binary, admin, config, wrapper, node, process: None };
         sidecar.write_config()?;
         sidecar.resume().await?;
         Ok(sidecar)
@@ -79,7 +92,7 @@ impl Sidecar {
             .arg(self.data())
             .arg("--link")
             .arg(self.link())
-            .args(["--admin", &self.admin.to_string(), "--node", NODE])
+            .args(["--admin", &self.admin.to_string(), "--node", &self.node])
             .arg("--plugin-source")
             .arg(repository().join("plugins"))
             .arg("--plugin-target")
@@ -227,6 +240,24 @@ impl Sidecar {
                 && s.link.hosts.iter().all(|host| host.problem.is_none())
         };
         self.until("a plugin with every host armed", armed).await.map(|_| ())
+    }
+
+    /// Waits until events go to these compliance servers.
+    pub async fn serves(&self, servers: &[&str]) -> Result<SidecarStatus> {
+        let is_there = |s: &SidecarStatus| {
+            servers.iter().all(|name| s.compliance_servers.get(*name).is_some_and(|link| link.in_service))
+        };
+        self.until("compliance servers in service", is_there).await
+    }
+
+    /// Waits until this compliance server is not in service, for this reason.
+    pub async fn without(&self, server: &str, cause: LinkCause) -> Result<ComplianceServerStatus> {
+        let is_so = |s: &SidecarStatus| {
+            let link = s.compliance_servers.get(server);
+            link.is_some_and(|link| !link.in_service && link.cause == Some(cause))
+        };
+        let mut status = self.until(&format!("{server} to be out of service: {cause:?}"), is_so).await?;
+        status.compliance_servers.remove(server).context("found just now")
     }
 
     /// Waits until nothing waits for any endpoint.

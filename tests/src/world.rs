@@ -7,11 +7,11 @@ use crate::federation::Member;
 use crate::oracle::Archive;
 use crate::postgres::{self, Postgres};
 use crate::prosody::{PASSWORD, Prosody, Setup};
-use crate::sidecar::Sidecar;
+use crate::sidecar::{NODE, Sidecar};
 use anyhow::{Context, Result};
 use cartulary_compliance::config::{
-    Archiving, ClusterRef, Endpoint, EndpointTarget, FORMAT, JournalSettings, LinkSettings, PostgreSql,
-    QueueLimit, SidecarConfig, TlsMode,
+    Archiving, ClusterRef, Compliance, Endpoint, EndpointTarget, FORMAT, JournalSettings, LinkSettings,
+    PostgreSql, QueueLimit, SidecarConfig, TlsMode,
 };
 use std::collections::BTreeMap;
 use tempfile::TempDir;
@@ -40,7 +40,9 @@ pub struct World {
 pub struct Builder {
     setup: Setup,
     change: Box<dyn FnOnce(&mut SidecarConfig)>,
+    compliance: Option<Compliance>,
     wrapper: Vec<String>,
+    node: String,
     migrate: bool,
     serve: bool,
 }
@@ -54,7 +56,9 @@ impl World {
         Builder {
             setup: Setup::new(&users, ""),
             change: Box::new(|_| ()),
+            compliance: None,
             wrapper: Vec::new(),
+            node: NODE.to_owned(),
             migrate: true,
             serve: true,
         }
@@ -170,6 +174,20 @@ impl Builder {
         self
     }
 
+    /// Has compliance servers asked; the world starts when events go to all of them.
+    #[must_use]
+    pub fn asks(mut self, compliance: Compliance) -> Self {
+        self.compliance = Some(compliance);
+        self
+    }
+
+    /// The pod's name.
+    #[must_use]
+    pub fn node(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.node);
+        self
+    }
+
     /// Runs the sidecar under a command.
     #[must_use]
     pub fn under(mut self, wrapper: Vec<String>) -> Self {
@@ -224,8 +242,12 @@ impl Builder {
         crate::oracle::create_database(&postgres, DATABASE, self.migrate).await?;
         let server = dir.path().join("xmpp");
         let mut config = config(&postgres);
+        let asked = self.compliance.is_some();
+        config.compliance = self.compliance.unwrap_or_default();
         (self.change)(&mut config);
-        let sidecar = Sidecar::start(&dir.path().join("sidecar"), &server, config, self.wrapper).await?;
+        let servers: Vec<String> = config.compliance.servers.keys().cloned().collect();
+        let folder = dir.path().join("sidecar");
+        let sidecar = Sidecar::start_in(&self.node, &folder, &server, config, self.wrapper).await?;
         let mut prosody = Prosody::prepare(&server, self.setup, Some(sidecar.link()))?;
         if self.serve {
             prosody.resume().await?;
@@ -234,6 +256,9 @@ impl Builder {
         world.sidecar.until("an open journal", |status| !status.journal.id.is_empty()).await?;
         if self.serve {
             world.covered().await?;
+        }
+        if asked {
+            world.sidecar.serves(&servers.iter().map(String::as_str).collect::<Vec<_>>()).await?;
         }
         Ok(world)
     }
