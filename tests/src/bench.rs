@@ -1,5 +1,8 @@
 //! Clients that cost next to nothing, so that the benchmark measures the server: login by the usual client, and then bytes.
 
+pub mod compliance;
+pub mod recording;
+
 use crate::client::DEADLINE;
 use crate::link::{RawLink, event};
 use crate::postgres::Postgres;
@@ -16,6 +19,23 @@ use tokio::net::TcpStream;
 
 const TEXT: &str = "The quick brown fox jumps over the lazy dog, and the dog has heard that one before.";
 const END: &[u8] = b"</message>";
+
+/// As Debian configures PostgreSQL, with every commit synced; only the number of connections is ours.
+const SETTINGS: &str = "fsync = on\nshared_buffers = 128MB\nautovacuum_naptime = 1min\nmax_wal_size = 1GB\n";
+
+/// How much is said in a benchmark.
+pub struct Load {
+    /// Pairs of users who talk.
+    pub pairs: usize,
+    /// Messages each pair has under way at once.
+    pub in_flight: usize,
+    /// Seconds of each round.
+    pub seconds: f64,
+    /// Rounds of each kind.
+    pub rounds: usize,
+    /// Messages whose latency is taken in each round.
+    pub latencies: usize,
+}
 
 /// One user who talks to another.
 pub struct Pair {
@@ -201,4 +221,22 @@ pub async fn drain_and_copy(
         }
     }
     Ok((rate, rows as f64 / elapsed.as_secs_f64()))
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    quantile(values, 0.5)
+}
+
+// The value below which this share of them lies.
+fn quantile(values: &mut [f64], share: f64) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let place = (values.len() as f64 * share) as usize;
+    values.get(place.min(values.len().saturating_sub(1))).copied().unwrap_or(f64::NAN)
+}
+
+fn spread(values: &mut [f64], digits: usize) -> String {
+    let middle = median(values);
+    let (least, greatest) =
+        (values.first().copied().unwrap_or(f64::NAN), values.last().copied().unwrap_or(f64::NAN));
+    format!("{middle:.digits$} ({least:.digits$} to {greatest:.digits$})")
 }
