@@ -17,3 +17,4 @@ pub mod profile;
 pub mod protocol;
 pub mod stanza;
 pub mod status;
+mod xml;

@@ -5,17 +5,11 @@
 //! The stanza is read as a stream of XML events and no tree is built: whatever a sender nests, time is linear in the stanza's
 //! length, and no recursion can exhaust the stack.
 
-use minidom::rxml::error::EndOrError;
-use minidom::rxml::{Options, Parse, RawEvent, RawParser, WithOptions};
-use std::collections::BTreeMap;
+use crate::xml::{CLIENT, Deeper, Item, SERVER, Start, Walk, XmlError};
 
-const CLIENT: &str = "jabber:client";
-const SERVER: &str = "jabber:server";
 const STANZA_IDS: &str = "urn:xmpp:sid:0";
 const XHTML_IM: &str = "http://jabber.org/protocol/xhtml-im";
 const SECURITY_LABEL: &str = "urn:xmpp:sec-label:0";
-/// What the parser needs for references, however short the stanza is.
-const MIN_TOKEN: usize = 64;
 /// Depth down to which namespaces are looked at: message, its children, and their children.
 const DEPTH: usize = 3;
 
@@ -54,154 +48,77 @@ pub enum StanzaError {
 impl MessageFacts {
     /// Reads the facts off a serialised stanza. Its namespace may be `jabber:client`, `jabber:server`, or left out.
     pub fn parse(stanza: &str) -> Result<Self, StanzaError> {
-        // The parser's own limit for names and attributes is smaller than what servers pass on, and a stanza that is not read is
-        // not found by its text. No part is longer than the whole.
-        let options = Options { max_token_length: stanza.len().max(MIN_TOKEN), ..Options::default() };
-        let mut parser = RawParser::with_options(options);
-        let mut reader = Reader::new(stanza);
-        let mut rest = stanza.as_bytes();
-        loop {
-            match parser.parse(&mut rest, true) {
-                Ok(Some(event)) => reader.take(event)?,
-                Ok(None) => return reader.finish(),
-                Err(EndOrError::NeedMoreData) => {
-                    return Err(StanzaError::Malformed("it ends too early".into()));
-                }
-                Err(EndOrError::Error(error)) => return Err(StanzaError::Malformed(error.to_string())),
+        let mut walk = Walk::new(stanza, DEPTH, Deeper::Skip);
+        let mut reader = Reader { stanza, open: Vec::new(), facts: Self::default() };
+        while let Some(item) = walk.next()? {
+            match item {
+                Item::Enter(start) => reader.enter(start)?,
+                Item::Text(text) => reader.text(&text),
+                Item::Leave => reader.leave(walk.at()),
             }
+        }
+        Ok(reader.facts)
+    }
+}
+
+impl From<XmlError> for StanzaError {
+    fn from(error: XmlError) -> Self {
+        match error {
+            XmlError::Malformed(why) => Self::Malformed(why),
+            // Nothing is too deep for this reader, which passes over what it does not look at.
+            XmlError::TooDeep => Self::Malformed("it is nested too deeply".into()),
         }
     }
 }
 
-/// An element whose start tag is being read.
-#[derive(Default)]
-struct Head {
-    prefix: Option<String>,
-    name: String,
-    declared: BTreeMap<Option<String>, String>,
-    id: Option<String>,
-    message_type: Option<String>,
-    start: usize,
-}
-
 /// An open element at one of the first [`DEPTH`] levels.
 struct Open {
-    name: String,
-    namespace: String,
-    declared: BTreeMap<Option<String>, String>,
-    start: usize,
+    start: Start,
     /// Its own text, where that is wanted.
     text: Option<String>,
 }
 
 struct Reader<'a> {
     stanza: &'a str,
-    at: usize,
-    depth: usize,
-    head: Option<Head>,
     open: Vec<Open>,
     facts: MessageFacts,
-    seen_root: bool,
 }
 
-impl<'a> Reader<'a> {
-    fn new(stanza: &'a str) -> Self {
-        Self {
-            stanza,
-            at: 0,
-            depth: 0,
-            head: None,
-            open: Vec::new(),
-            facts: MessageFacts::default(),
-            seen_root: false,
-        }
-    }
-
-    fn take(&mut self, event: RawEvent) -> Result<(), StanzaError> {
-        let start = self.at;
-        self.at += event.metrics().len();
-        match event {
-            RawEvent::XmlDeclaration(..) => {}
-            RawEvent::ElementHeadOpen(_, (prefix, name)) => {
-                self.depth += 1;
-                if self.depth <= DEPTH {
-                    let prefix = prefix.map(|prefix| prefix.as_str().to_owned());
-                    let name = name.as_str().to_owned();
-                    self.head = Some(Head { prefix, name, start, ..Head::default() });
-                }
-            }
-            RawEvent::Attribute(_, (prefix, name), value) => {
-                if let Some(head) = &mut self.head {
-                    match (prefix.as_ref().map(|prefix| prefix.as_str()), name.as_str()) {
-                        (None, "xmlns") => _ = head.declared.insert(None, value),
-                        (Some("xmlns"), prefix) => _ = head.declared.insert(Some(prefix.to_owned()), value),
-                        (None, "id") => head.id = Some(value),
-                        (None, "type") => head.message_type = Some(value),
-                        _ => {}
-                    }
-                }
-            }
-            RawEvent::ElementHeadClose(_) => {
-                if let Some(head) = self.head.take() {
-                    self.enter(head)?;
-                }
-            }
-            RawEvent::Text(_, text) => {
-                if self.depth == self.open.len()
-                    && let Some(Open { text: Some(own), .. }) = self.open.last_mut()
-                {
-                    own.push_str(&text);
-                }
-            }
-            RawEvent::ElementFoot(_) => {
-                if self.depth == self.open.len()
-                    && let Some(element) = self.open.pop()
-                {
-                    self.leave(element);
-                }
-                self.depth = self.depth.saturating_sub(1);
-            }
-        }
-        Ok(())
-    }
-
-    fn enter(&mut self, head: Head) -> Result<(), StanzaError> {
-        let namespace = self.namespace(&head)?;
+impl Reader<'_> {
+    fn enter(&mut self, start: Start) -> Result<(), StanzaError> {
         match self.open.as_slice() {
             [] => {
-                if head.name != "message" || (namespace != CLIENT && namespace != SERVER) {
-                    return Err(StanzaError::NotAMessage(head.name));
+                if !start.is("message", CLIENT) && !start.is("message", SERVER) {
+                    return Err(StanzaError::NotAMessage(start.name));
                 }
-                self.seen_root = true;
-                self.facts.message_type = head.message_type.unwrap_or_else(|| "normal".to_owned());
-                self.facts.id = head.id;
+                self.facts.message_type = start.attribute("type").unwrap_or("normal").to_owned();
+                self.facts.id = start.attribute("id").map(str::to_owned);
             }
-            [_] if head.name == "origin-id" && namespace == STANZA_IDS && self.facts.origin_id.is_none() => {
-                self.facts.origin_id = head.id;
+            [_] if start.is("origin-id", STANZA_IDS) && self.facts.origin_id.is_none() => {
+                self.facts.origin_id = start.attribute("id").map(str::to_owned);
             }
             _ => {}
         }
-        let text = self.is_text_wanted(&head.name, &namespace).then(String::new);
-        self.open.push(Open { name: head.name, namespace, declared: head.declared, start: head.start, text });
+        let text = self.is_text_wanted(&start).then(String::new);
+        self.open.push(Open { start, text });
         Ok(())
     }
 
-    fn namespace(&self, head: &Head) -> Result<String, StanzaError> {
-        let mut scopes =
-            std::iter::once(&head.declared).chain(self.open.iter().rev().map(|open| &open.declared));
-        match (scopes.find_map(|declared| declared.get(&head.prefix)), &head.prefix) {
-            (Some(namespace), _) => Ok(namespace.clone()),
-            (None, None) => Ok(CLIENT.to_owned()),
-            (None, Some(_)) => Err(StanzaError::Malformed("a prefix is not declared".into())),
+    fn text(&mut self, text: &str) {
+        if let Some(Open { text: Some(own), .. }) = self.open.last_mut() {
+            own.push_str(text);
         }
     }
 
-    fn is_text_wanted(&self, name: &str, namespace: &str) -> bool {
+    fn is_text_wanted(&self, start: &Start) -> bool {
         match self.open.as_slice() {
-            [message] => namespace == message.namespace && self.slot(name).is_some_and(Option::is_none),
+            [message] => {
+                start.namespace == message.start.namespace
+                    && self.slot(&start.name).is_some_and(Option::is_none)
+            }
             [_, parent] => {
-                (name, namespace) == ("displaymarking", SECURITY_LABEL)
-                    && (parent.name.as_str(), parent.namespace.as_str()) == ("securitylabel", SECURITY_LABEL)
+                start.is("displaymarking", SECURITY_LABEL)
+                    && parent.start.is("securitylabel", SECURITY_LABEL)
                     && self.facts.label.is_none()
             }
             _ => false,
@@ -217,24 +134,18 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn leave(&mut self, element: Open) {
-        if let Some(text) = element.text {
-            match element.name.as_str() {
+    fn leave(&mut self, at: usize) {
+        let Some(Open { start, text }) = self.open.pop() else { return };
+        if let Some(text) = text {
+            match start.name.as_str() {
                 "thread" => self.facts.thread = Some(text),
                 "subject" => self.facts.subject = Some(text),
                 "body" => self.facts.body = Some(text),
                 _ => self.facts.label = Some(text),
             }
-        } else if self.open.len() == 1
-            && (element.name.as_str(), element.namespace.as_str()) == ("html", XHTML_IM)
-            && self.facts.html.is_none()
-        {
-            self.facts.html = self.stanza.get(element.start..self.at).map(str::to_owned);
+        } else if self.open.len() == 1 && start.is("html", XHTML_IM) && self.facts.html.is_none() {
+            self.facts.html = self.stanza.get(start.start..at).map(str::to_owned);
         }
-    }
-
-    fn finish(self) -> Result<MessageFacts, StanzaError> {
-        if self.seen_root { Ok(self.facts) } else { Err(StanzaError::Malformed("it is empty".into())) }
     }
 }
 
