@@ -4,6 +4,8 @@
 //! harness routes. Dropping a [`Cluster`] takes it down.
 
 pub mod archive;
+pub mod compliance;
+pub mod conversations;
 pub mod endurance;
 pub mod node;
 
