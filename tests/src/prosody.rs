@@ -163,6 +163,11 @@ impl Prosody {
         self.process.take().map_or(Ok(()), |mut process| process.kill())
     }
 
+    /// Has it read its configuration again.
+    pub fn reload(&self) -> Result<()> {
+        self.process.as_ref().context("it does not run")?.signal(Signal::HUP)
+    }
+
     /// Where clients connect.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
