@@ -5,6 +5,7 @@
 
 pub mod alarms;
 pub mod balance;
+pub mod chain;
 pub mod config;
 pub mod decision;
 pub mod derive;
