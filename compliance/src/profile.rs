@@ -85,7 +85,7 @@ pub fn system_default() -> Vec<Rule> {
         &events::ON_LEAVE,
     ];
     let messages = [&events::ES_IN, &events::ES_OUT];
-    let mut rules: Vec<Rule> = whole.into_iter().map(|event| Rule::new(event)).collect();
+    let mut rules: Vec<Rule> = whole.into_iter().map(Rule::new).collect();
     rules.extend(
         messages.into_iter().map(|event| Rule { packets: vec![Packet::Message], ..Rule::new(event) }),
     );

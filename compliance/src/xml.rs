@@ -253,6 +253,23 @@ fn element(walk: &Walk<'_>, start: Start, budget: &mut usize) -> Result<Element,
     Ok(element)
 }
 
+/// Sets an attribute of ours. `name` is a name without colon, and `value` is cleaned.
+pub(crate) fn set(element: &mut Element, name: &'static str, value: &str) {
+    let name = NcName::try_from(name).expect("a name of this crate");
+    element.set_attr(minidom::rxml::Namespace::NONE, name, &*clean(value));
+}
+
+/// The attribute `xml:lang`.
+pub(crate) fn lang(element: &Element) -> Option<&str> {
+    element.attr_ns(XML, "lang")
+}
+
+/// Sets it.
+pub(crate) fn set_lang(element: &mut Element, value: &str) {
+    let name = NcName::try_from("lang").expect("a name");
+    element.set_attr(minidom::rxml::Namespace::XML, name, &*clean(value));
+}
+
 /// How deep a tree is; it has to be of a depth at which it can be dropped at all.
 pub(crate) fn depth(element: &Element) -> usize {
     let mut deepest = 0;
