@@ -42,6 +42,8 @@ pub mod condition {
     pub const REACHABLE: &str = "Reachable";
     /// The archive shares its fate with the XMPP server.
     pub const ARCHIVE_NOT_INDEPENDENT: &str = "ArchiveNotIndependent";
+    /// Every compliance server that is assigned is in service on every node.
+    pub const COMPLIANCE_SERVED: &str = "ComplianceServed";
     /// Nothing is held up, rejected, damaged, or was delivered without a record.
     pub const RECORDING: &str = "Recording";
     /// Journals are anchored, and what they say of themselves fits what they said before.

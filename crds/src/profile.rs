@@ -86,8 +86,8 @@ pub struct ProfileEvent {
     pub packet_types: Vec<PacketType>,
 
     /// What errors of the server, and events that nobody decides, become. `bounce`: the sender gets the error. `pass`: the error is
-    /// discarded, and the event goes on unchanged. Default: `pass` for sessions, presence and what cannot be refused, `bounce` for messages
-    /// and room events.
+    /// discarded, and the event goes on unchanged. Default: `pass` with fireAndForget, and for sessions, presence and what cannot be
+    /// refused; else `bounce`, which is for messages and room events.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub handling: Option<Handling>,
 
@@ -247,6 +247,21 @@ pub enum EventName {
     /// Something said in a room is about to go to everybody in it.
     #[serde(rename = "onBeforeBroadcast")]
     OnBeforeBroadcast,
+}
+
+impl EventName {
+    /// The event's name, as in declarations and on the wire.
+    #[must_use]
+    pub fn name(self) -> String {
+        // The variants are renamed to text and nothing else.
+        serde_json::to_value(self).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default()
+    }
+
+    /// The event with this name.
+    #[must_use]
+    pub fn by_name(name: &str) -> Option<Self> {
+        serde_json::from_value(name.into()).ok()
+    }
 }
 
 /// What the operator found out about a Profile.

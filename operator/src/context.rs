@@ -7,8 +7,8 @@ use crate::anchors::Keeper;
 use crate::cluster::{drain, volumes};
 use crate::metrics::{Alarm, Metrics};
 use crate::options::Options;
-use cartulary_compliance::status::EndpointStatus;
-use cartulary_crds::{ArchiveEndpoint, XmppCluster};
+use cartulary_compliance::status::{EndpointStatus, LinkCause, LinkState};
+use cartulary_crds::{ArchiveEndpoint, ComplianceServer, Profile, XmppCluster};
 use futures::channel::mpsc::UnboundedSender;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
@@ -26,6 +26,10 @@ pub struct Stores {
     pub clusters: Store<XmppCluster>,
     /// The ArchiveEndpoints.
     pub endpoints: Store<ArchiveEndpoint>,
+    /// The ComplianceServers.
+    pub servers: Store<ComplianceServer>,
+    /// The Profiles.
+    pub profiles: Store<Profile>,
     /// The Secrets, without their content.
     pub secrets: Store<PartialObjectMeta<Secret>>,
     /// The pods under compliance.
@@ -36,13 +40,61 @@ pub struct Stores {
     pub jobs: Store<Job>,
 }
 
-/// What the sidecars of one XMPPCluster said last of their endpoints.
+/// What an XMPPCluster declares, and its sidecars said last, of endpoints and compliance servers.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ClusterView {
     /// The endpoints it uses.
     pub endpoints: Vec<String>,
     /// For each pod that answered, its endpoints by name.
     pub nodes: BTreeMap<String, BTreeMap<String, EndpointStatus>>,
+    /// The compliance servers that are asked.
+    pub assigned: Vec<Assigned>,
+    /// The pods, whether they answer or not, with their links to compliance servers.
+    pub pods: Vec<PodView>,
+}
+
+impl ClusterView {
+    /// Whether the server is asked by this pod.
+    #[must_use]
+    pub fn is_assigned(&self, server: &str, pod: &str) -> bool {
+        let on = |nodes: &[String]| nodes.is_empty() || nodes.iter().any(|node| node == pod);
+        self.assigned.iter().any(|assigned| assigned.server == server && on(&assigned.nodes))
+    }
+}
+
+/// A compliance server that is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assigned {
+    /// The ComplianceServer.
+    pub server: String,
+    /// The Profile, by the name of its object.
+    pub profile: String,
+    /// On which pods; on all where empty.
+    pub nodes: Vec<String>,
+}
+
+/// A pod and its links.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodView {
+    /// Its name.
+    pub pod: String,
+    /// Whether it gets its name back when it is made anew.
+    pub name_is_stable: bool,
+    /// Its links by server; none while its sidecar does not answer.
+    pub links: BTreeMap<String, Link>,
+}
+
+/// A link to a compliance server: what of its status does not change with each event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// How far it is.
+    pub state: LinkState,
+    /// Whether events go to it.
+    pub in_service: bool,
+    /// Why not.
+    pub cause: Option<LinkCause>,
+    /// The same in words.
+    pub message: String,
 }
 
 /// Everything a reconciler works with.
@@ -63,6 +115,10 @@ pub struct Context {
     pub clusters: UnboundedSender<ReconcileRequest<XmppCluster>>,
     /// Who looks again at an ArchiveEndpoint.
     pub endpoints: UnboundedSender<ReconcileRequest<ArchiveEndpoint>>,
+    /// Who looks again at a ComplianceServer.
+    pub servers: UnboundedSender<ReconcileRequest<ComplianceServer>>,
+    /// Who looks again at a Profile.
+    pub profiles: UnboundedSender<ReconcileRequest<Profile>>,
     /// Anchors.
     pub anchors: Keeper,
     /// What was seen of journals of pods that are gone.
@@ -87,6 +143,8 @@ impl Context {
         metrics: Arc<Metrics>,
         clusters: UnboundedSender<ReconcileRequest<XmppCluster>>,
         endpoints: UnboundedSender<ReconcileRequest<ArchiveEndpoint>>,
+        servers: UnboundedSender<ReconcileRequest<ComplianceServer>>,
+        profiles: UnboundedSender<ReconcileRequest<Profile>>,
     ) -> Self {
         Self {
             anchors: Keeper::new(client.clone(), &options.namespace),
@@ -101,6 +159,8 @@ impl Context {
             metrics,
             clusters,
             endpoints,
+            servers,
+            profiles,
             secrets: Mutex::default(),
             views: Mutex::default(),
         }
@@ -129,7 +189,8 @@ impl Context {
         Ok(secret)
     }
 
-    /// Remembers what the sidecars of a cluster said; the endpoints it concerns are looked at again if it is something new.
+    /// Remembers what a cluster declares and its sidecars said; the endpoints, servers and profiles it concerns are looked at again
+    /// if it is something new.
     pub fn observe(&self, namespace: &str, cluster: &str, view: Option<ClusterView>) {
         let key = (namespace.to_owned(), cluster.to_owned());
         let mut views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
@@ -145,6 +206,10 @@ impl Context {
         for endpoint in named {
             // The receiver is gone only when the operator is shutting down.
             let _ = self.endpoints.unbounded_send(ObjectRef::new(endpoint).within(namespace).into());
+        }
+        for assigned in old.iter().chain(&view).flat_map(|view| &view.assigned) {
+            let _ = self.servers.unbounded_send(ObjectRef::new(&assigned.server).within(namespace).into());
+            let _ = self.profiles.unbounded_send(ObjectRef::new(&assigned.profile).within(namespace).into());
         }
     }
 

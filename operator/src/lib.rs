@@ -1,10 +1,11 @@
-//! The operator: reconciles XMPPClusters and ArchiveEndpoints, and puts the sidecar into the pods of XMPP servers.
+//! The operator: reconciles XMPPClusters and what they refer to, and puts the sidecar into the pods of XMPP servers.
 //!
 //! | module | what it does |
 //! |---|---|
 //! | [`watch`] | watches, and says who is to be looked at again |
 //! | [`cluster`] | XMPPCluster: dereference → validate → build → apply → coverage → status |
-//! | [`endpoint`] | ArchiveEndpoint: dereference → validate → status |
+//! | [`endpoint`], [`server`] | ArchiveEndpoint, ComplianceServer: dereference → validate → status |
+//! | [`profile`] | Profile: status, order, and the one that is always there |
 //! | [`inject`] | from a pod to a recorded pod, purely |
 //! | [`webhook`] | admission: server, certificates, answers |
 //! | [`anchors`] | heads of journals, kept outside the archive |
@@ -26,22 +27,27 @@ pub mod inject;
 pub mod leader;
 pub mod metrics;
 pub mod options;
+pub mod profile;
 pub mod reasons;
+pub mod server;
 pub mod watch;
 pub mod webhook;
 pub mod write;
 
 use anyhow::Context as _;
 use cartulary_compliance::alarms::CERTIFICATE_EXPIRING;
-use cartulary_crds::{ArchiveEndpoint, XmppCluster};
+use cartulary_crds::{ArchiveEndpoint, ComplianceServer, Profile, XmppCluster};
 use health::Readiness;
 use inject::SidecarImage;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::ListParams;
-use kube::{Api, Client};
+use kube::core::NamespaceResourceScope;
+use kube::{Api, Client, Resource};
 use leader::{Candidate, Fence};
 use metrics::Metrics;
 use options::Options;
+use serde::de::DeserializeOwned;
+use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -165,23 +171,22 @@ async fn watch_certificate(metrics: &Metrics, namespace: &str) {
 async fn check_definitions(client: &Client, scope: Option<String>) -> anyhow::Result<()> {
     let advice = "install the definitions of the kinds first: kubectl apply -f crds/yaml, or the chart with crds.install=true";
     let one = ListParams::default().limit(1);
-    match scope {
-        Some(namespace) => {
-            Api::<XmppCluster>::namespaced(client.clone(), &namespace)
-                .list_metadata(&one)
-                .await
-                .context(advice)?;
-            Api::<ArchiveEndpoint>::namespaced(client.clone(), &namespace)
-                .list_metadata(&one)
-                .await
-                .context(advice)?;
-        }
-        None => {
-            Api::<XmppCluster>::all(client.clone()).list_metadata(&one).await.context(advice)?;
-            Api::<ArchiveEndpoint>::all(client.clone()).list_metadata(&one).await.context(advice)?;
-        }
-    }
-    Ok(())
+    let scope = scope.as_deref();
+    definition::<XmppCluster>(client, scope, &one).await.context(advice)?;
+    definition::<ArchiveEndpoint>(client, scope, &one).await.context(advice)?;
+    definition::<ComplianceServer>(client, scope, &one).await.context(advice)?;
+    definition::<Profile>(client, scope, &one).await.context(advice)
+}
+
+async fn definition<K>(client: &Client, scope: Option<&str>, one: &ListParams) -> Result<(), kube::Error>
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + Debug,
+{
+    let api = match scope {
+        Some(namespace) => Api::<K>::namespaced(client.clone(), namespace),
+        None => Api::<K>::all(client.clone()),
+    };
+    api.list_metadata(one).await.map(|_| ())
 }
 
 #[cfg(test)]

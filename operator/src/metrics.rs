@@ -12,7 +12,7 @@ use std::sync::Mutex;
 /// Labels of [`Metrics::reconciles`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Reconcile {
-    /// `XMPPCluster` or `ArchiveEndpoint`.
+    /// `XMPPCluster`, `ArchiveEndpoint`, `ComplianceServer` or `Profile`.
     pub kind: &'static str,
     /// `ok` or `error`.
     pub result: &'static str,
@@ -38,6 +38,8 @@ pub struct Alarm {
     pub node: String,
     /// The ArchiveEndpoint; empty where it is about none.
     pub endpoint: String,
+    /// The ComplianceServer; empty where it is about none.
+    pub server: String,
 }
 
 /// Everything the operator counts.

@@ -22,6 +22,59 @@ pub const UNUSED: &str = "Unused";
 /// More than one ArchiveEndpoint would be the default.
 pub const SECOND_DEFAULT: &str = "SecondDefaultEndpoint";
 
+/// A ComplianceServer that is referred to is missing.
+pub const SERVER_MISSING: &str = "ComplianceServerMissing";
+/// A Profile that is referred to is missing.
+pub const PROFILE_MISSING: &str = "ProfileMissing";
+/// A displayName is that of several Profiles.
+pub const PROFILE_AMBIGUOUS: &str = "ProfileAmbiguous";
+/// The servers of one profile are not assigned to the same nodes, which would split conversations (FH-5).
+pub const PROFILE_SPLIT: &str = "ProfileSplit";
+/// A host is none.
+pub const HOST_INVALID: &str = "HostInvalid";
+/// Certificates or a key cannot be used.
+pub const TLS_UNUSABLE: &str = "TlsMaterialUnusable";
+
+/// An event is sent without waiting and then discarded (PR-2).
+pub const DISCARDS: &str = "DiscardsEvents";
+/// An answer is awaited to what the XMPP server only tells.
+pub const TOLD_ONLY: &str = "ToldOnly";
+/// Pods that are not of a StatefulSet present themselves by another component name each time (CS-2).
+pub const NAMES_UNSTABLE: &str = "ComponentNamesUnstable";
+/// Two compliance servers have one address.
+pub const ADDRESS_SHARED: &str = "AddressShared";
+/// A profile is in force on some nodes only, which splits conversations between those that are asked about and those that are not.
+pub const NODES_RESTRICTED: &str = "NodesRestricted";
+/// A server gets an event twice, by two profiles.
+pub const EVENT_TWICE: &str = "EventTwice";
+
+/// A compliance server was not tried yet.
+pub const NOT_TRIED: &str = "NotTried";
+/// Its name does not resolve.
+pub const UNKNOWN_HOST: &str = "UnknownHost";
+/// Its port refuses connections.
+pub const REFUSED: &str = "Refused";
+/// Nothing came back in time.
+pub const TIMED_OUT: &str = "TimedOut";
+/// TLS to it failed.
+pub const TLS: &str = "Tls";
+/// It refuses the password.
+pub const WRONG_PASSWORD: &str = "WrongPassword";
+/// It does not know the component name.
+pub const WRONG_NAME: &str = "WrongName";
+/// What it sends is not the protocol.
+pub const PROTOCOL: &str = "Protocol";
+/// It has ended the stream in order.
+pub const CLOSED: &str = "Closed";
+/// The connection to it broke.
+pub const LOST: &str = "Lost";
+/// The connection stands and nothing is answered.
+pub const NOT_ANSWERING: &str = "NotAnswering";
+/// Its declaration changed, and it is connected to again.
+pub const RECONFIGURED: &str = "Reconfigured";
+/// A node has a compliance server in service again.
+pub const SERVER_IN_SERVICE: &str = "ComplianceServerInService";
+
 /// An alarm is over; the event's message names it.
 pub const ALARM_CLEARED: &str = "AlarmCleared";
 
@@ -59,6 +112,14 @@ pub mod refusal {
     pub const LABEL_FIXED: &str = "LabelFixed";
     /// The image of a recorded pod's sidecar would be changed in place.
     pub const IMAGE_FIXED: &str = "ImageFixed";
+    /// A Profile that an XMPPCluster assigns would be deleted or renamed (PR-3).
+    pub const PROFILE_IN_USE: &str = "ProfileInUse";
+    /// A ComplianceServer that an XMPPCluster assigns would be deleted.
+    pub const SERVER_IN_USE: &str = "ComplianceServerInUse";
+    /// The system default profile would be changed or deleted (PR-4).
+    pub const PROFILE_READ_ONLY: &str = "ProfileReadOnly";
+    /// Another Profile has that name or displayName.
+    pub const DISPLAY_NAME_TAKEN: &str = "DisplayNameTaken";
     /// The request is not one the webhook understands.
     pub const MALFORMED: &str = "MalformedRequest";
 }

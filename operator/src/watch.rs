@@ -9,8 +9,10 @@ use crate::endpoint;
 use crate::endpoint::resolve::secret_names;
 use crate::metrics::{Metrics, Reconcile};
 use crate::options::Options;
+use crate::{profile, server};
 use cartulary_compliance::names::label;
-use cartulary_crds::{ArchiveEndpoint, XmppCluster};
+use cartulary_compliance::profile::SYSTEM_DEFAULT_RESOURCE;
+use cartulary_crds::{ArchiveEndpoint, ComplianceServer, Profile, XmppCluster};
 use futures::channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
 use futures::{Stream, StreamExt, TryStreamExt};
 use k8s_openapi::api::batch::v1::Job;
@@ -47,25 +49,41 @@ pub async fn run(
 ) {
     let (clusters, clusters_writer) = store();
     let (endpoints, endpoints_writer) = store();
+    let (servers, servers_writer) = store();
+    let (profiles, profiles_writer) = store();
     let (secrets, secrets_writer) = store();
     let (pods, pods_writer) = store();
     let (claims, claims_writer) = store();
     let (jobs, jobs_writer) = store();
     let (cluster_sender, cluster_queue) = unbounded();
     let (endpoint_sender, endpoint_queue) = unbounded();
+    let (server_sender, server_queue) = unbounded();
+    let (profile_sender, profile_queue) = unbounded();
     let trigger = Trigger {
         clusters: cluster_sender.clone(),
         endpoints: endpoint_sender.clone(),
+        servers: server_sender.clone(),
+        profiles: profile_sender.clone(),
         known_clusters: clusters.clone(),
         known_endpoints: endpoints.clone(),
+        known_servers: servers.clone(),
+        known_profiles: profiles.clone(),
     };
     let recorder = Recorder::new(
         client.clone(),
         Reporter { controller: "cartulary-operator".to_owned(), instance: std::env::var("POD_NAME").ok() },
     );
     let http = http_client();
-    let watched =
-        Stores { clusters: clusters.clone(), endpoints: endpoints.clone(), secrets, pods, claims, jobs };
+    let watched = Stores {
+        clusters: clusters.clone(),
+        endpoints: endpoints.clone(),
+        servers: servers.clone(),
+        profiles: profiles.clone(),
+        secrets,
+        pods,
+        claims,
+        jobs,
+    };
     let context = Arc::new(Context::new(
         client.clone(),
         options,
@@ -75,6 +93,8 @@ pub async fn run(
         metrics,
         cluster_sender,
         endpoint_sender,
+        server_sender,
+        profile_sender,
     ));
 
     let everything = watcher::Config::default();
@@ -84,6 +104,35 @@ pub async fn run(
     let (view, of_cluster, of_endpoint) = (context.clone(), trigger.clone(), trigger.clone());
     let (of_secret, of_pod, of_claim) = (trigger.clone(), trigger.clone(), trigger.clone());
     let cluster_api = api::<XmppCluster>(&client, &scope);
+    let (mut server_generations, mut profile_generations) = (Generations::default(), Generations::default());
+    let (of_server, of_profile) = (trigger.clone(), trigger.clone());
+    let asking = futures::future::join(
+        follow(
+            api(&client, &scope),
+            everything.clone(),
+            servers_writer,
+            trigger.clone(),
+            move |server, gone| {
+                if gone || server_generations.changed(server) {
+                    of_server.server(server);
+                }
+                if gone {
+                    of_server.system_default(server.namespace());
+                }
+            },
+        ),
+        follow(
+            api(&client, &scope),
+            everything.clone(),
+            profiles_writer,
+            trigger.clone(),
+            move |profile, gone| {
+                if gone || profile_generations.changed(profile) {
+                    of_profile.profile(profile);
+                }
+            },
+        ),
+    );
     let of_job = trigger.clone();
     let draining = follow(
         api(&client, &scope),
@@ -103,6 +152,7 @@ pub async fn run(
                     let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
                     view.observe(&namespace, &name, None);
                     view.show(&namespace, &name, Vec::new());
+                    of_cluster.system_default(Some(namespace));
                 } else if cluster_generations.changed(cluster) {
                     of_cluster.cluster(ObjectRef::from_obj(cluster));
                 }
@@ -138,6 +188,8 @@ pub async fn run(
         // The writers live as long as the watches beside us, so waiting can only end well.
         let _ = stores.clusters.wait_until_ready().await;
         let _ = stores.endpoints.wait_until_ready().await;
+        let _ = stores.servers.wait_until_ready().await;
+        let _ = stores.profiles.wait_until_ready().await;
         let _ = stores.secrets.wait_until_ready().await;
         let _ = stores.pods.wait_until_ready().await;
         let _ = stores.claims.wait_until_ready().await;
@@ -165,9 +217,29 @@ pub async fn run(
                 queue(endpoint_queue),
                 Config::default().debounce(DEBOUNCE).concurrency(CONCURRENT),
             )),
+            work(applier(
+                |found, context| Box::pin(counted("ComplianceServer", context, |context| server::reconcile(
+                    found, context
+                ))),
+                |_, error, _| retry(error),
+                context.clone(),
+                servers,
+                queue(server_queue),
+                Config::default().debounce(DEBOUNCE).concurrency(CONCURRENT),
+            )),
+            work(applier(
+                |found, context| Box::pin(counted("Profile", context, |context| profile::reconcile(
+                    found, context
+                ))),
+                |_, error, _| retry(error),
+                context.clone(),
+                profiles,
+                queue(profile_queue),
+                Config::default().debounce(DEBOUNCE).concurrency(CONCURRENT),
+            )),
         );
     };
-    futures::join!(watching, draining, working);
+    futures::join!(watching, asking, draining, working);
 }
 
 /// Asks sidecars: never through a proxy, never somewhere else than at the pod.
@@ -238,8 +310,12 @@ impl Generations {
 struct Trigger {
     clusters: UnboundedSender<ReconcileRequest<XmppCluster>>,
     endpoints: UnboundedSender<ReconcileRequest<ArchiveEndpoint>>,
+    servers: UnboundedSender<ReconcileRequest<ComplianceServer>>,
+    profiles: UnboundedSender<ReconcileRequest<Profile>>,
     known_clusters: Store<XmppCluster>,
     known_endpoints: Store<ArchiveEndpoint>,
+    known_servers: Store<ComplianceServer>,
+    known_profiles: Store<Profile>,
 }
 
 impl Trigger {
@@ -277,9 +353,44 @@ impl Trigger {
         if self.known_endpoints.get(&reference).is_some() {
             let _ = self.endpoints.unbounded_send(reference.into());
         }
-        for cluster in self.known_clusters.state_filter(|cluster| cluster.namespace() == endpoint.namespace())
-        {
+        self.clusters_in(&endpoint.namespace());
+    }
+
+    fn clusters_in(&self, namespace: &Option<String>) {
+        for cluster in self.known_clusters.state_filter(|cluster| cluster.namespace() == *namespace) {
             self.cluster(ObjectRef::from_obj(&*cluster));
+        }
+    }
+
+    /// A server, and the clusters of its namespace.
+    fn server(&self, server: &ComplianceServer) {
+        let reference = ObjectRef::from_obj(server);
+        if self.known_servers.get(&reference).is_some() {
+            let _ = self.servers.unbounded_send(reference.into());
+        }
+        self.clusters_in(&server.namespace());
+    }
+
+    /// A profile, the others of its namespace, which may go by its name, and the clusters.
+    fn profile(&self, profile: &Profile) {
+        for other in self.known_profiles.state_filter(|other| other.namespace() == profile.namespace()) {
+            let _ = self.profiles.unbounded_send(ObjectRef::from_obj(&*other).into());
+        }
+        self.clusters_in(&profile.namespace());
+        // Where there is no cluster, a server's look brings back what somebody has taken away.
+        if profile.name_any() == SYSTEM_DEFAULT_RESOURCE {
+            for server in self.known_servers.state_filter(|server| server.namespace() == profile.namespace())
+            {
+                let _ = self.servers.unbounded_send(ObjectRef::from_obj(&*server).into());
+            }
+        }
+    }
+
+    /// The profile that may have become superfluous.
+    fn system_default(&self, namespace: Option<String>) {
+        let profile = ObjectRef::new(SYSTEM_DEFAULT_RESOURCE).within(&namespace.unwrap_or_default());
+        if self.known_profiles.get(&profile).is_some() {
+            let _ = self.profiles.unbounded_send(profile.into());
         }
     }
 
@@ -290,6 +401,11 @@ impl Trigger {
         for endpoint in self.known_endpoints.state_filter(|endpoint| endpoint.namespace() == here) {
             if secret_names(&endpoint).contains(&name) {
                 self.endpoint(&endpoint);
+            }
+        }
+        for server in self.known_servers.state_filter(|server| server.namespace() == here) {
+            if server::resolve::secret_names(&server).contains(&name) {
+                self.server(&server);
             }
         }
         for cluster in self.known_clusters.state_filter(|cluster| cluster.namespace() == here) {
@@ -305,6 +421,12 @@ impl Trigger {
         }
         for endpoint in self.known_endpoints.state() {
             let _ = self.endpoints.unbounded_send(ObjectRef::from_obj(&*endpoint).into());
+        }
+        for server in self.known_servers.state() {
+            let _ = self.servers.unbounded_send(ObjectRef::from_obj(&*server).into());
+        }
+        for profile in self.known_profiles.state() {
+            let _ = self.profiles.unbounded_send(ObjectRef::from_obj(&*profile).into());
         }
     }
 }

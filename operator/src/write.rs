@@ -74,8 +74,8 @@ where
     }
 }
 
-/// Tells which alarms have begun and ended.
-pub async fn alarms<K>(context: &Context, object: &K, told: Vec<Told>)
+/// Tells which alarms have begun and ended, or which nodes have lost a compliance server.
+pub async fn told<K>(context: &Context, object: &K, told: Vec<Told>)
 where
     K: Resource<DynamicType = ()>,
 {

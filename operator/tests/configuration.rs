@@ -178,8 +178,10 @@ fn a_journal_leaves_room_on_its_claim_and_more_beside_an_archive() {
 
 #[test]
 fn an_archive_of_half_conversations_is_warned_about() {
-    let reason_of =
-        |archiving: Value| warning(&cluster(json!({ "archiving": archiving }))).map(|problem| problem.reason);
+    let reason_of = |archiving: Value| {
+        warning(&cluster(json!({ "archiving": archiving })), &Gathered::default())
+            .map(|problem| problem.reason)
+    };
     assert_eq!(reason_of(json!({})), Some(reason::OUTBOUND_OFF));
     assert_eq!(reason_of(json!({ "inbound": false })), Some(reason::ARCHIVING_OFF));
     assert_eq!(reason_of(json!({ "outbound": true })), None);

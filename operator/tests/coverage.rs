@@ -39,7 +39,7 @@ fn well() -> SidecarStatus {
 }
 
 fn pod(name: &str, sidecar: Sidecar) -> Observation {
-    Observation { pod: name.to_owned(), journal_in_pod: false, sidecar }
+    Observation { pod: name.to_owned(), journal_in_pod: false, name_is_stable: true, sidecar }
 }
 
 fn answered(name: &str, change: impl FnOnce(&mut SidecarStatus)) -> Observation {
@@ -66,7 +66,7 @@ fn written_with(
         hash: "new".into(),
     });
     let now = Timestamp::UNIX_EPOCH.as_microsecond();
-    let raised = alarms::raised(&observations, &journals, &Report::default(), AlarmSettings::default(), now);
+    let raised = alarms::raised(&observations, &journals, &Report::default(), &AlarmSettings::default(), now);
     let outcome = Outcome {
         accepted,
         applied: Some(applied),
@@ -192,7 +192,7 @@ fn p7_each_alarm_turns_one_condition_and_is_listed() {
 #[test]
 fn an_alarm_s_beginning_and_end_are_told_once() {
     let observations = vec![answered("a", |s| s.counts.passed_by = 1), pod("b", Sidecar::Missing)];
-    let raised = alarms::raised(&observations, &[], &Report::default(), AlarmSettings::default(), 0);
+    let raised = alarms::raised(&observations, &[], &Report::default(), &AlarmSettings::default(), 0);
     let now = alarms::listed(&raised);
     let names = |told: Vec<alarms::Told>| {
         told.into_iter().map(|told| (told.reason, told.warning)).collect::<Vec<_>>()

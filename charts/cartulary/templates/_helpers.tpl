@@ -38,11 +38,23 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{/* What the operator may do in the namespaces it looks after. */}}
 {{- define "cartulary.rules" -}}
 - apiGroups: [cartulary.dev]
-  resources: [xmppclusters, archiveendpoints]
+  resources: [xmppclusters, archiveendpoints, complianceservers, profiles]
   verbs: [get, list, watch]
 - apiGroups: [cartulary.dev]
-  resources: [xmppclusters/status, archiveendpoints/status]
+  resources: [xmppclusters/status, archiveendpoints/status, complianceservers/status, profiles/status]
   verbs: [patch]
+# The system default profile is made, and taken away where nothing of ours is left.
+- apiGroups: [cartulary.dev]
+  resources: [profiles]
+  verbs: [create]
+- apiGroups: [cartulary.dev]
+  resources: [profiles]
+  resourceNames: [system-default-compliance-profile]
+  verbs: [patch, delete]
+# Whether a namespace is being deleted: then nothing in it is in use any more.
+- apiGroups: [""]
+  resources: [namespaces]
+  verbs: [get]
 # Labelled pods are looked at, never changed.
 - apiGroups: [""]
   resources: [pods]

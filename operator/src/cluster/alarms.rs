@@ -20,6 +20,10 @@ pub struct Raised {
     pub node: String,
     /// The endpoint it is about.
     pub endpoint: Option<String>,
+    /// The compliance server it is about.
+    pub server: Option<String>,
+    /// Whether it is silenced: then it is listed and nothing else (CS-8).
+    pub silenced: bool,
     /// What exactly.
     pub message: String,
 }
@@ -50,58 +54,60 @@ pub fn raised(
     observations: &[Observation],
     journals: &[View],
     anchors: &Report,
-    settings: AlarmSettings,
+    settings: &AlarmSettings,
     now_micros: i64,
 ) -> Vec<Raised> {
     let mut raised = Vec::new();
-    let mut raise = |alarm, node: &str, endpoint, message: String| {
-        raised.push(Raised { alarm, node: node.to_owned(), endpoint, message });
+    let mut add = |alarm: Alarm, node: &str, endpoint, server, message: String| {
+        let silenced = settings.is_silenced(alarm.name, node);
+        raised.push(Raised { alarm, node: node.to_owned(), endpoint, server, silenced, message });
     };
-    for pod in observations {
-        match &pod.sidecar {
-            Sidecar::Missing => {
-                raise(alarms::SIDECAR_MISSING, &pod.pod, None, "it runs without our sidecar".into())
-            }
-            Sidecar::Foreign(cluster) => {
-                raise(alarms::SIDECAR_MISSING, &pod.pod, None, format!("its sidecar records for {cluster}"));
-            }
-            Sidecar::Unreachable(why) => raise(alarms::SIDECAR_UNREACHABLE, &pod.pod, None, why.clone()),
-            Sidecar::NotRunning | Sidecar::Ending(_) => {}
-            Sidecar::Answered(status) => {
-                for found in of_node(status, &settings, now_micros) {
-                    raise(found.alarm, &pod.pod, found.endpoint, found.message);
-                }
-            }
-        }
-    }
+    let mut raise = |alarm, node: &str, message: String| add(alarm, node, None, None, message);
     for view in journals {
         if let Some(alarm) = view.alarm {
-            raise(alarm, &view.pod, None, view.message.clone().unwrap_or_default());
+            raise(alarm, &view.pod, view.message.clone().unwrap_or_default());
         }
     }
     for (node, message) in &anchors.conflicts {
-        raise(alarms::ANCHOR_CONFLICT, node, None, message.clone());
+        raise(alarms::ANCHOR_CONFLICT, node, message.clone());
     }
     for (node, message) in &anchors.unwritable {
-        raise(alarms::ANCHORS_UNWRITABLE, node, None, message.clone());
+        raise(alarms::ANCHORS_UNWRITABLE, node, message.clone());
+    }
+    for pod in observations {
+        match &pod.sidecar {
+            Sidecar::Missing => {
+                raise(alarms::SIDECAR_MISSING, &pod.pod, "it runs without our sidecar".into())
+            }
+            Sidecar::Foreign(cluster) => {
+                raise(alarms::SIDECAR_MISSING, &pod.pod, format!("its sidecar records for {cluster}"));
+            }
+            Sidecar::Unreachable(why) => raise(alarms::SIDECAR_UNREACHABLE, &pod.pod, why.clone()),
+            Sidecar::NotRunning | Sidecar::Ending(_) | Sidecar::Answered(_) => {}
+        }
+    }
+    for pod in observations {
+        let Sidecar::Answered(status) = &pod.sidecar else { continue };
+        for found in of_node(status, settings, now_micros) {
+            add(found.alarm, &pod.pod, found.endpoint, found.server, found.message);
+        }
     }
     let place = |alarm: &Alarm| ALL.iter().position(|known| known.name == alarm.name);
     raised.sort_by(|a, b| {
-        (b.alarm.severity, place(&a.alarm), &a.node, &a.endpoint).cmp(&(
-            a.alarm.severity,
-            place(&b.alarm),
-            &b.node,
-            &b.endpoint,
-        ))
+        let place = |of: &Raised| (place(&of.alarm), of.node.clone(), of.endpoint.clone(), of.server.clone());
+        b.alarm.severity.cmp(&a.alarm.severity).then_with(|| place(a).cmp(&place(b)))
     });
-    raised.dedup_by(|a, b| a.alarm.name == b.alarm.name && a.node == b.node && a.endpoint == b.endpoint);
+    raised.dedup_by(|a, b| {
+        a.alarm.name == b.alarm.name && (&a.node, &a.endpoint, &a.server) == (&b.node, &b.endpoint, &b.server)
+    });
     raised
 }
 
-/// What the alarms that turn `kind` say of it; `good` while there are none.
+/// What the alarms that turn `kind` say of it; `good` while there are none but silenced ones.
 #[must_use]
 pub fn judge(kind: &'static str, raised: &[Raised], good: Finding) -> Finding {
-    let ours: Vec<_> = raised.iter().filter(|raised| condition_of(&raised.alarm) == Some(kind)).collect();
+    let turns = |raised: &&Raised| condition_of(&raised.alarm) == Some(kind) && !raised.silenced;
+    let ours: Vec<_> = raised.iter().filter(turns).collect();
     let Some(first) = ours.first() else { return good };
     let rest = if ours.len() > 1 { format!(" (and {} more)", ours.len() - 1) } else { String::new() };
     // Numbers that change with each look would be written with each look.
@@ -112,6 +118,13 @@ pub fn judge(kind: &'static str, raised: &[Raised], good: Finding) -> Finding {
     };
     let node = if first.node.is_empty() { String::new() } else { format!("{}: ", first.node) };
     Finding::new(kind, false, first.alarm.name, format!("{node}{message}{rest}"))
+}
+
+/// Whether alarms that turn `kind` are raised, and all of them silenced: then it is not told.
+#[must_use]
+pub fn is_silenced(kind: &'static str, raised: &[Raised]) -> bool {
+    let mut ours = raised.iter().filter(|raised| condition_of(&raised.alarm) == Some(kind)).peekable();
+    ours.peek().is_some() && ours.all(|raised| raised.silenced)
 }
 
 /// Whether a reason is the name of an alarm, whose beginning and end are told by themselves.
@@ -130,6 +143,8 @@ pub fn listed(raised: &[Raised]) -> Vec<AlarmStatus> {
             severity: raised.alarm.severity.word().to_owned(),
             node: Some(raised.node.clone()).filter(|node| !node.is_empty()),
             endpoint: raised.endpoint.clone(),
+            server: raised.server.clone(),
+            silenced: raised.silenced,
         })
         .collect()
 }
@@ -139,12 +154,14 @@ pub fn listed(raised: &[Raised]) -> Vec<AlarmStatus> {
 pub fn labels(raised: &[Raised], namespace: &str, cluster: &str) -> Vec<metrics::Alarm> {
     raised
         .iter()
+        .filter(|raised| !raised.silenced)
         .map(|raised| metrics::Alarm {
             alarm: raised.alarm.name,
             namespace: namespace.to_owned(),
             cluster: cluster.to_owned(),
             node: raised.node.clone(),
             endpoint: raised.endpoint.clone().unwrap_or_default(),
+            server: raised.server.clone().unwrap_or_default(),
         })
         .collect()
 }
@@ -156,31 +173,35 @@ pub struct Told {
     pub warning: bool,
     /// The alarm's name, or `AlarmCleared`.
     pub reason: &'static str,
-    /// Pod and endpoint, which tell events of one reason apart.
+    /// Pod and endpoint or server, which tell events of one reason apart.
     pub about: String,
     /// What exactly.
     pub message: String,
 }
 
-/// What has begun and what has ended since `old` was written.
+/// What has begun and what has ended since `old` was written. What is silenced does neither.
 #[must_use]
 pub fn told(old: &[AlarmStatus], new: &[AlarmStatus], raised: &[Raised]) -> Vec<Told> {
     let about = |alarm: &AlarmStatus| {
-        let parts = [alarm.node.as_deref(), alarm.endpoint.as_deref()];
+        let parts = [alarm.node.as_deref(), alarm.endpoint.as_deref(), alarm.server.as_deref()];
         parts.into_iter().flatten().collect::<Vec<_>>().join(" ")
     };
-    let begun = new.iter().filter(|alarm| !old.contains(alarm)).filter_map(|alarm| {
+    let begun = new.iter().filter(|alarm| !alarm.silenced && !old.contains(alarm)).filter_map(|alarm| {
         let found = raised.iter().find(|raised| {
             raised.alarm.name == alarm.alarm
                 && raised.node == alarm.node.as_deref().unwrap_or_default()
                 && raised.endpoint == alarm.endpoint
+                && raised.server == alarm.server
         })?;
         let about = about(alarm);
         let severity = if found.alarm.severity == Severity::Critical { "" } else { " (not urgent)" };
         let message = format!("{about}: {}{severity}. {}", found.message, found.alarm.action);
         Some(Told { warning: true, reason: found.alarm.name, about, message })
     });
-    let ended = old.iter().filter(|alarm| !new.contains(alarm)).map(|alarm| {
+    let stays = |alarm: &AlarmStatus| {
+        new.iter().any(|other| AlarmStatus { silenced: false, ..other.clone() } == *alarm)
+    };
+    let ended = old.iter().filter(|alarm| !alarm.silenced && !stays(alarm)).map(|alarm| {
         let about = about(alarm);
         Told {
             warning: false,

@@ -29,6 +29,8 @@ pub struct Observation {
     pub pod: String,
     /// Its journal goes with it.
     pub journal_in_pod: bool,
+    /// Whether the pod gets its name back when it is made anew.
+    pub name_is_stable: bool,
     /// Its sidecar.
     pub sidecar: Sidecar,
 }
@@ -84,7 +86,12 @@ async fn look(pod: Arc<Pod>, http: reqwest::Client, port: u16) -> Observation {
         },
         None => Sidecar::NotRunning,
     };
-    Observation { journal_in_pod: journal_in_pod(&pod), pod: name, sidecar }
+    Observation {
+        journal_in_pod: journal_in_pod(&pod),
+        name_is_stable: is_of_stateful_set(&pod),
+        pod: name,
+        sidecar,
+    }
 }
 
 async fn ask(http: &reqwest::Client, address: IpAddr, port: u16, pod: &str) -> Sidecar {
@@ -138,6 +145,13 @@ fn has_sidecar(pod: &Pod) -> bool {
         .flatten()
         .chain(&spec.containers)
         .any(|container| container.name == SIDECAR_CONTAINER)
+}
+
+/// Whether it gets its name back when it is made anew.
+#[must_use]
+pub fn is_of_stateful_set(pod: &Pod) -> bool {
+    let owners = pod.metadata.owner_references.iter().flatten();
+    owners.into_iter().any(|owner| owner.kind == "StatefulSet" && owner.controller == Some(true))
 }
 
 fn journal_in_pod(pod: &Pod) -> bool {

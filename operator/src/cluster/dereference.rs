@@ -5,8 +5,10 @@ use crate::context::Context;
 use crate::endpoint;
 use crate::endpoint::resolve::Secrets;
 use crate::inject::parts::{config_secret, journal_claim};
+use crate::profile::resolve::Profiles;
+use crate::server;
 use cartulary_compliance::names::label;
-use cartulary_crds::{ArchiveEndpoint, JournalClaim, XmppCluster};
+use cartulary_crds::{ArchiveEndpoint, ComplianceServer, JournalClaim, XmppCluster};
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
@@ -18,7 +20,11 @@ use std::sync::Arc;
 pub struct Gathered {
     /// The ArchiveEndpoints of the namespace.
     pub endpoints: BTreeMap<String, Arc<ArchiveEndpoint>>,
-    /// The Secrets of the endpoints that may be used.
+    /// The ComplianceServers of the namespace.
+    pub servers: BTreeMap<String, Arc<ComplianceServer>>,
+    /// The Profiles of the namespace.
+    pub profiles: Profiles,
+    /// The Secrets of the endpoints that may be used and of the servers that are asked.
     pub secrets: Secrets,
     /// The configuration Secret as it is now.
     pub written: Option<Arc<Secret>>,
@@ -62,6 +68,14 @@ pub async fn dereference(cluster: &XmppCluster, context: &Context) -> Result<Gat
         }
         gathered.endpoints.insert(endpoint.name_any(), endpoint);
     }
+    for server in context.stores.servers.state_filter(|server| here(server.namespace())) {
+        if super::compliance::assigned(cluster).any(|assigned| assigned.server == server.name_any()) {
+            gathered.secrets.extend(server::secrets(context, &namespace, &server).await?);
+        }
+        gathered.servers.insert(server.name_any(), server);
+    }
+    let profiles = context.stores.profiles.state_filter(|profile| here(profile.namespace()));
+    gathered.profiles.extend(profiles.into_iter().map(|profile| (profile.name_any(), profile)));
     gathered.pods = context.stores.pods.state_filter(|pod| {
         here(pod.namespace()) && pod.labels().get(label::CLUSTER) == Some(&name) && !has_ended(pod)
     });

@@ -6,6 +6,7 @@
 pub mod alarms;
 pub mod apply;
 pub mod build;
+pub mod compliance;
 pub mod coverage;
 pub mod dereference;
 pub mod drain;
@@ -16,7 +17,8 @@ pub mod volumes;
 
 use crate::anchors::Shown;
 use crate::conditions::Problem;
-use crate::context::{ClusterView, Context};
+use crate::context::{ClusterView, Context, PodView};
+use crate::profile;
 use crate::reasons as reason;
 use crate::write;
 use apply::{Applied, ApplyError};
@@ -40,6 +42,7 @@ pub async fn reconcile(cluster: Arc<XmppCluster>, context: Arc<Context>) -> Resu
         return Ok(Action::await_change());
     }
     let old = touch(&cluster, &context).await?;
+    profile::keep_system_default(&context, &namespace).await?;
 
     let gathered = dereference::dereference(&cluster, &context).await?;
     let (accepted, applied, endpoints, mut failed) = carry_out(&cluster, &gathered, &context).await;
@@ -49,7 +52,11 @@ pub async fn reconcile(cluster: Arc<XmppCluster>, context: Arc<Context>) -> Resu
     }
     let name = format!("{namespace}/{}", cluster.name_any());
     let observations = coverage::observe(&name, &gathered.pods, &context).await;
-    context.observe(&namespace, &cluster.name_any(), Some(view(&endpoints, &observations)));
+    context.observe(
+        &namespace,
+        &cluster.name_any(),
+        Some(view(&cluster, &gathered, &endpoints, &observations)),
+    );
     let drained = drain::reports(&namespace, &gathered, &context).await;
     let shown = shown(&observations, &drained);
     let anchors = context.anchors.look(&namespace, &cluster.name_any(), &shown).await;
@@ -58,7 +65,7 @@ pub async fn reconcile(cluster: Arc<XmppCluster>, context: Arc<Context>) -> Resu
     let volumes = volumes::retain(&namespace, &gathered.journals, &context).await;
     let settings = validate::alarms(&cluster).unwrap_or_default();
     let now = Timestamp::now();
-    let raised = alarms::raised(&observations, &journals, &anchors, settings, now.as_microsecond());
+    let raised = alarms::raised(&observations, &journals, &anchors, &settings, now.as_microsecond());
     context.show(&namespace, &cluster.name_any(), alarms::labels(&raised, &namespace, &cluster.name_any()));
     let pending = anchors.pending || volumes.len() < gathered.journals.len();
     let outcome = Outcome { accepted, applied, endpoints, observations, raised, journals, volumes, anchors };
@@ -68,7 +75,7 @@ pub async fn reconcile(cluster: Arc<XmppCluster>, context: Arc<Context>) -> Resu
         write::status(&context, &*cluster, &new).await?;
         write::events(&context, &*cluster, &old.conditions, &new.conditions).await;
         let told = alarms::told(&old.alarms, &new.alarms, &outcome.raised);
-        write::alarms(&context, &*cluster, told).await;
+        write::told(&context, &*cluster, told).await;
     }
     let poll = (pending || !gathered.pods.is_empty()).then(|| context.options.poll_interval());
     match (failed, [poll, soon].into_iter().flatten().min()) {
@@ -111,7 +118,7 @@ async fn carry_out(cluster: &XmppCluster, gathered: &Gathered, context: &Context
     let prepared = build::build(validated, cluster);
     let endpoints = prepared.config.endpoints.keys().cloned().collect();
     match apply::apply(prepared, gathered, context).await {
-        Ok(applied) => (Ok(validate::warning(cluster)), Some(applied), endpoints, None),
+        Ok(applied) => (Ok(validate::warning(cluster, gathered)), Some(applied), endpoints, None),
         Err(ApplyError::Problem(problem)) => (Err(problem), apply::last_good(gathered), endpoints, None),
         Err(ApplyError::Kube(error)) => {
             let problem = Problem::new(
@@ -123,14 +130,33 @@ async fn carry_out(cluster: &XmppCluster, gathered: &Gathered, context: &Context
     }
 }
 
-/// What is told to the endpoints. Those that only an older configuration uses are still spoken of by its sidecars.
-fn view(endpoints: &[String], observations: &[Observation]) -> ClusterView {
+/// What is told to endpoints, compliance servers and profiles. Endpoints that only an older configuration uses are still spoken of by its
+/// sidecars.
+fn view(
+    cluster: &XmppCluster,
+    gathered: &Gathered,
+    endpoints: &[String],
+    observations: &[Observation],
+) -> ClusterView {
     let mut used: BTreeSet<String> = endpoints.iter().cloned().collect();
-    let mut view = ClusterView::default();
+    let mut view =
+        ClusterView { assigned: compliance::resolved(cluster, gathered), ..ClusterView::default() };
     for pod in observations {
-        if let Sidecar::Answered(status) = &pod.sidecar {
+        let answered = match &pod.sidecar {
+            Sidecar::Answered(status) => Some(status),
+            _ => None,
+        };
+        if let Some(status) = answered {
             used.extend(status.endpoints.keys().cloned());
             view.nodes.insert(pod.pod.clone(), status.endpoints.clone());
+        }
+        if !matches!(pod.sidecar, Sidecar::Ending(_)) {
+            let links = answered.into_iter().flat_map(|status| &status.compliance_servers);
+            view.pods.push(PodView {
+                pod: pod.pod.clone(),
+                name_is_stable: pod.name_is_stable,
+                links: links.map(|(name, link)| (name.clone(), compliance::link(link))).collect(),
+            });
         }
     }
     view.endpoints = used.into_iter().collect();

@@ -2,6 +2,7 @@
 
 use super::alarms::{self, Raised};
 use super::apply::Applied;
+use super::compliance;
 use super::coverage::{Observation, Sidecar, judge, recording};
 use super::dereference::Gathered;
 use super::drain::View;
@@ -73,17 +74,26 @@ pub fn status(
     };
     let covered = judge(&outcome.observations);
     let recording = recording(&outcome.observations);
-    let recording = if recording.state == State::False {
+    let recording = if alarms::is_silenced(condition::RECORDING, &outcome.raised) {
+        Finding::good(condition::RECORDING, "what is wrong is silenced: see status.alarms")
+    } else if recording.state == State::False {
         recording
     } else {
         alarms::judge(condition::RECORDING, &outcome.raised, recording)
     };
-    let ready = ready(&accepted, &covered, outcome);
+    let served = compliance::served(cluster, &outcome.observations, &outcome.raised);
+    let served = if served.state == State::False {
+        served
+    } else {
+        alarms::judge(condition::COMPLIANCE_SERVED, &outcome.raised, served)
+    };
+    let ready = ready(&accepted, &covered, &served, outcome);
     let findings = [
         ready,
         accepted,
         covered,
         recording,
+        served,
         alarms::judge(condition::COUNTED, &outcome.raised, counted(outcome)),
         alarms::judge(condition::ANCHORED, &outcome.raised, anchored(outcome)),
         alarms::judge(condition::JOURNALS_ATTENDED, &outcome.raised, attended(outcome)),
@@ -124,7 +134,7 @@ pub fn status(
 
 /// Ready: accepted, covered, the newest configuration on every node, and nothing wrong now. What went wrong in the past is told
 /// by Recording and is no reason to wait.
-fn ready(accepted: &Finding, covered: &Finding, outcome: &Outcome) -> Finding {
+fn ready(accepted: &Finding, covered: &Finding, served: &Finding, outcome: &Outcome) -> Finding {
     if let Some(finding) = [accepted, covered].into_iter().find(|finding| finding.state != State::True) {
         return Finding { kind: condition::READY, ..finding.clone() };
     }
@@ -146,6 +156,7 @@ fn ready(accepted: &Finding, covered: &Finding, outcome: &Outcome) -> Finding {
         Some((pod, fault)) => {
             Finding::new(condition::READY, false, fault.reason, format!("{pod}: {}", fault.message))
         }
+        None if served.state != State::True => Finding { kind: condition::READY, ..served.clone() },
         None => Finding::good(condition::READY, covered.message.clone()),
     }
 }
@@ -305,6 +316,7 @@ fn node(pod: &Observation, applied: Option<&Applied>) -> NodeStatus {
     };
     if let Sidecar::Answered(status) = &pod.sidecar {
         problems.extend(status.config.problem.clone());
+        problems.extend(compliance::problems(status));
         node.generation = Some(status.config.generation);
         node.version = Some(short(&status.version));
         node.server = Some(short(&status.link.server)).filter(|server| !server.is_empty());

@@ -1,11 +1,14 @@
 //! Decides whether a declaration can be carried out with what was gathered. Pure; what it returns can always be built.
 
+use super::compliance;
 use super::dereference::Gathered;
 use crate::conditions::Problem;
 use crate::endpoint::resolve::resolve;
 use crate::reasons as reason;
+use cartulary_compliance::alarms;
 use cartulary_compliance::config::{
-    AlarmSettings, Archiving, ClusterRef, Compliance, Endpoint, EndpointTarget, JournalSettings, LinkSettings,
+    AlarmSettings, Archiving, ClusterRef, Compliance, Endpoint, EndpointTarget, JournalSettings,
+    LinkSettings, Silence, WhenUnanswered,
 };
 use cartulary_crds::{ByteSize, ScalarError, XmppCluster};
 use std::collections::BTreeMap;
@@ -63,13 +66,23 @@ pub fn validate(cluster: &XmppCluster, gathered: &Gathered) -> Result<Validated,
         journal: journal(cluster, beside)?,
         link: link(cluster)?,
         alarms: alarms(cluster)?,
-        compliance: Compliance::default(),
+        compliance: compliance::compliance(cluster, gathered)?,
     })
 }
 
-/// What a declaration that can be carried out leaves to be desired; the first is the one to show.
+/// What a declaration that can be carried out leaves to be desired: all in words, with the reason of the first.
 #[must_use]
-pub fn warning(cluster: &XmppCluster) -> Option<Problem> {
+pub fn warning(cluster: &XmppCluster, gathered: &Gathered) -> Option<Problem> {
+    let mut all: Vec<Problem> =
+        of_archiving(cluster).into_iter().chain(compliance::warnings(cluster, gathered)).collect();
+    if all.len() > 1 {
+        let messages: Vec<_> = all.iter().map(|warning| warning.message.as_str()).collect();
+        all[0].message = messages.join(". Also: ");
+    }
+    all.into_iter().next()
+}
+
+fn of_archiving(cluster: &XmppCluster) -> Option<Problem> {
     let archiving = &cluster.spec.archiving;
     if !archiving.inbound && !archiving.outbound {
         return Some(Problem::new(
@@ -165,8 +178,17 @@ pub fn alarms(cluster: &XmppCluster) -> Result<AlarmSettings, Problem> {
     Ok(AlarmSettings {
         high_water_percent: u32::try_from(spec.high_water_percent.clamp(1, 100)).unwrap_or(100),
         waiting_too_long_seconds: u32::try_from(waiting.as_secs()).unwrap_or(u32::MAX),
-        silenced: Vec::new(),
+        silenced: spec.silenced.iter().map(silence).collect::<Result<_, _>>()?,
     })
+}
+
+/// A name that is misspelt would silence nothing, and nobody would know.
+fn silence(of: &cartulary_crds::Silence) -> Result<Silence, Problem> {
+    if alarms::ALL.iter().any(|alarm| alarm.name == of.alarm) {
+        return Ok(Silence { alarm: of.alarm.clone(), nodes: of.pods.clone() });
+    }
+    let message = format!("alarms.silenced names {}, which is no alarm: docs/alarms.md lists them", of.alarm);
+    Err(Problem::new(reason::CONTRADICTION, message))
 }
 
 fn link(cluster: &XmppCluster) -> Result<LinkSettings, Problem> {
@@ -174,9 +196,20 @@ fn link(cluster: &XmppCluster) -> Result<LinkSettings, Problem> {
         cluster.spec.link.answer_timeout.duration().map_err(|error| wrong("link.answerTimeout", &error))?;
     let answer_timeout_ms = u32::try_from(timeout.as_millis())
         .map_err(|_| Problem::new(reason::CONTRADICTION, "link.answerTimeout is longer than 5m"))?;
-    Ok(LinkSettings { answer_timeout_ms, ..LinkSettings::default() })
+    let unanswered = cluster.spec.link.unanswered.map(|chosen| match chosen {
+        cartulary_crds::WhenUnanswered::Refuse => WhenUnanswered::Refuse,
+        cartulary_crds::WhenUnanswered::Deliver => WhenUnanswered::Deliver,
+    });
+    if cluster.spec.archiving.block_if_unable_to_record && unanswered == Some(WhenUnanswered::Deliver) {
+        return Err(Problem::new(
+            reason::CONTRADICTION,
+            "blockIfUnableToRecord contradicts link.unanswered: Deliver",
+        ));
+    }
+    Ok(LinkSettings { answer_timeout_ms, unanswered, ..LinkSettings::default() })
 }
 
-fn wrong(field: &str, error: &ScalarError) -> Problem {
+/// A size or a time that cannot be meant.
+pub fn wrong(field: &str, error: &ScalarError) -> Problem {
     Problem::new(reason::CONTRADICTION, format!("{field}: {error}"))
 }

@@ -45,17 +45,18 @@ fn resolve_postgresql(
     spec: &PostgreSql,
     secrets: &Secrets,
 ) -> Result<config::PostgreSql, Problem> {
+    let owner = &format!("ArchiveEndpoint {endpoint}");
     let credentials = &spec.credentials_secret.name;
     let ca = match &spec.tls.ca_secret {
-        Some(ca) => Some(value(endpoint, secrets, &ca.name, &ca.key)?),
+        Some(ca) => Some(value(owner, secrets, &ca.name, &ca.key)?),
         None => None,
     };
     Ok(config::PostgreSql {
         host: spec.host.clone(),
         port: spec.port,
         database: spec.database.clone(),
-        username: value(endpoint, secrets, credentials, "username")?,
-        password: value(endpoint, secrets, credentials, "password")?,
+        username: value(owner, secrets, credentials, "username")?,
+        password: value(owner, secrets, credentials, "password")?,
         tls: match spec.tls.mode {
             TlsMode::VerifyFull => config::TlsMode::VerifyFull,
             TlsMode::Disable => config::TlsMode::Disable,
@@ -64,19 +65,23 @@ fn resolve_postgresql(
     })
 }
 
-/// The text under `key`, which must be there; the problem names Secret and key, never the content.
-fn value(endpoint: &str, secrets: &Secrets, name: &str, key: &str) -> Result<String, Problem> {
+/// The text under `key`, which must be there; the problem names `owner`, Secret and key, never the content.
+pub fn value(owner: &str, secrets: &Secrets, name: &str, key: &str) -> Result<String, Problem> {
     let secret = secrets.get(name).ok_or_else(|| {
         Problem::new(
             reason::SECRET_MISSING,
-            format!("ArchiveEndpoint {endpoint} refers to the Secret {name}, which is not there: create it"),
+            format!("{owner} refers to the Secret {name}, which is not there: create it"),
         )
     })?;
     let bytes = secret.data.as_ref().and_then(|data| data.get(key));
-    bytes.and_then(|bytes| std::str::from_utf8(&bytes.0).ok()).filter(|text| !text.is_empty()).map(str::to_owned).ok_or_else(|| {
-        Problem::new(
-            reason::SECRET_INCOMPLETE,
-            format!("ArchiveEndpoint {endpoint} needs the key {key} in the Secret {name}, with some text: add it"),
-        )
-    })
+    bytes
+        .and_then(|bytes| std::str::from_utf8(&bytes.0).ok())
+        .filter(|text| !text.is_empty())
+        .map(str::to_owned)
+        .ok_or_else(|| {
+            Problem::new(
+                reason::SECRET_INCOMPLETE,
+                format!("{owner} needs the key {key} in the Secret {name}, with some text: add it"),
+            )
+        })
 }

@@ -124,7 +124,10 @@ mod tests {
                 ((*node).to_owned(), [("records".to_owned(), status)].into())
             })
             .collect();
-        vec![("chat".to_owned(), ClusterView { endpoints: vec!["records".to_owned()], nodes })]
+        vec![(
+            "chat".to_owned(),
+            ClusterView { endpoints: vec!["records".to_owned()], nodes, ..Default::default() },
+        )]
     }
 
     fn reason_of(status: &ArchiveEndpointStatus, kind: &str) -> (String, String) {

@@ -1,10 +1,11 @@
-//! The webhooks: what they answer is in [`pods`] and [`endpoints`], with which certificate in [`certificate`] and [`keeper`], or
+//! The webhooks: what they answer is in [`pods`], [`endpoints`] and [`compliance`], with which certificate in [`certificate`] and [`keeper`], or
 //! in [`folder`] where something else makes it; here is the server, HTTP/1 over TLS.
 //!
 //! Invariants: each connection is greeted with the newest certificate; nothing that is sent to it makes it panic; a request larger
 //! than any object can be is not read to its end.
 
 pub mod certificate;
+mod compliance;
 mod endpoints;
 pub mod folder;
 pub mod keeper;
@@ -65,6 +66,9 @@ pub async fn serve(listener: TcpListener, tls: watch::Receiver<Tls>, webhooks: A
     let router = Router::new()
         .route("/mutate-pods", post(mutate_pods))
         .route("/validate-archiveendpoints", post(validate_endpoints))
+        .route("/validate-complianceservers", post(validate_servers))
+        .route("/validate-profiles", post(validate_profiles))
+        .route("/validate-xmppclusters", post(validate_clusters))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(webhooks);
     loop {
@@ -110,6 +114,27 @@ async fn mutate_pods(State(webhooks): State<Arc<Webhooks>>, body: Bytes) -> Resp
 async fn validate_endpoints(State(webhooks): State<Arc<Webhooks>>, body: Bytes) -> Response {
     match request(&body) {
         Ok(request) => Json(endpoints::answer(&webhooks, &request).await.into_review()).into_response(),
+        Err(refused) => refused.into_response(),
+    }
+}
+
+async fn validate_servers(State(webhooks): State<Arc<Webhooks>>, body: Bytes) -> Response {
+    match request(&body) {
+        Ok(request) => Json(compliance::server(&webhooks, &request).await.into_review()).into_response(),
+        Err(refused) => refused.into_response(),
+    }
+}
+
+async fn validate_profiles(State(webhooks): State<Arc<Webhooks>>, body: Bytes) -> Response {
+    match request(&body) {
+        Ok(request) => Json(compliance::profile(&webhooks, &request).await.into_review()).into_response(),
+        Err(refused) => refused.into_response(),
+    }
+}
+
+async fn validate_clusters(State(webhooks): State<Arc<Webhooks>>, body: Bytes) -> Response {
+    match request(&body) {
+        Ok(request) => Json(compliance::cluster(&webhooks, &request).await.into_review()).into_response(),
         Err(refused) => refused.into_response(),
     }
 }
