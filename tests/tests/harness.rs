@@ -15,6 +15,7 @@ async fn a_bare_server_delivers_everything_that_is_said() -> Result<()> {
         domain: DOMAIN.to_owned(),
         rooms: ROOMS.to_owned(),
         users: users.map(|user| (user.to_owned(), PASSWORD.to_owned())).to_vec(),
+        walled: None,
         register: true,
         messages: 120,
         pace: Duration::ZERO,

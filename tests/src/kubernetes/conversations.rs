@@ -4,7 +4,7 @@
 //! the same everywhere. Nothing is said again; each message's fate is waited for, so that the load adapts itself.
 
 use crate::client::{Client, DEADLINE};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,7 +20,8 @@ const PACE: Duration = Duration::from_millis(150);
 #[derive(Debug)]
 pub struct Conversations {
     stop: watch::Sender<bool>,
-    decided: Arc<AtomicUsize>,
+    // Rounds that each has finished.
+    rounds: Vec<Arc<AtomicUsize>>,
     tasks: Vec<JoinHandle<Result<Conversation>>>,
 }
 
@@ -48,32 +49,32 @@ impl Conversations {
     /// `pairs` conversations on each of these pods.
     pub async fn start(servers: &[(&str, SocketAddr)], domain: &str, pairs: usize) -> Result<Self> {
         let (stop, stopped) = watch::channel(false);
-        let mut talks = Self { stop, decided: Arc::default(), tasks: Vec::new() };
+        let mut talks = Self { stop, rounds: Vec::new(), tasks: Vec::new() };
         for (node, server) in servers {
             for n in 0..pairs {
                 let ann = login(*server, domain, &format!("ann{n}")).await?;
                 let bea = login(*server, domain, &format!("bea{n}")).await?;
                 let talk = Talk { name: format!("{node}-{n}"), node: (*node).to_owned(), people: [ann, bea] };
-                talks.tasks.push(tokio::spawn(talk.go_on(stopped.clone(), talks.decided.clone())));
+                let rounds = Arc::<AtomicUsize>::default();
+                talks.tasks.push(tokio::spawn(talk.go_on(stopped.clone(), rounds.clone())));
+                talks.rounds.push(rounds);
             }
         }
         Ok(talks)
     }
 
-    /// Waits until the fate of so many more messages is known.
-    pub async fn go_on(&self, messages: usize) -> Result<()> {
-        let enough = self.decided.load(Ordering::Relaxed) + messages;
-        let what = format!("the fate of {messages} more messages");
-        crate::process::until(&what, async || {
-            self.decided.load(Ordering::Relaxed) >= enough || self.tasks.iter().any(JoinHandle::is_finished)
+    /// Waits until each of them has gone on by so many rounds, of three messages whose fate is known.
+    pub async fn go_on(&mut self, rounds: usize) -> Result<()> {
+        let finished = || self.rounds.iter().map(|rounds| rounds.load(Ordering::Relaxed));
+        let wanted: Vec<_> = finished().map(|before| before + rounds).collect();
+        let ended = || self.tasks.iter().position(JoinHandle::is_finished);
+        crate::process::until("each conversation's next rounds", async || {
+            ended().is_some() || finished().zip(&wanted).all(|(now, wanted)| now >= *wanted)
         })
         .await?;
-        ensure!(
-            !self.tasks.iter().any(JoinHandle::is_finished),
-            "a conversation ended by itself: {:?}",
-            self.tasks.iter().position(JoinHandle::is_finished)
-        );
-        Ok(())
+        let Some(which) = ended() else { return Ok(()) };
+        self.tasks.swap_remove(which).await??;
+        bail!("a conversation ended by itself")
     }
 
     /// Ends them.
@@ -90,7 +91,7 @@ struct Talk {
 }
 
 impl Talk {
-    async fn go_on(self, stopped: watch::Receiver<bool>, decided: Arc<AtomicUsize>) -> Result<Conversation> {
+    async fn go_on(self, stopped: watch::Receiver<bool>, rounds: Arc<AtomicUsize>) -> Result<Conversation> {
         let mut said = [Vec::new(), Vec::new()];
         let mut fates = BTreeMap::new();
         for round in 0.. {
@@ -107,8 +108,8 @@ impl Talk {
             }
             for (who, id) in turns {
                 fates.insert(id.clone(), self.fate(who, &id).await?);
-                decided.fetch_add(1, Ordering::Relaxed);
             }
+            rounds.fetch_add(1, Ordering::Relaxed);
             tokio::time::sleep(PACE).await;
         }
         for who in [0, 1] {
