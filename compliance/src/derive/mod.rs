@@ -1,8 +1,13 @@
 //! The events that a stanza at an ingress will cause, in order, and those that a notice tells of (PR-7, PR-10, PR-11).
 
+mod glance;
+mod stanza;
+
+pub use stanza::{lane, occurrences};
+
 use crate::config::{Compliance, WhenUnanswered};
 use crate::events::{Event, Packet};
-use crate::link::{self, AskAbout, Notice, Recipient};
+use crate::link::{AskAbout, Notice, Recipient};
 use std::sync::Arc;
 
 /// What events are balanced by: an unordered pair of bare JIDs, a room, or one bare JID (PR-5).
@@ -42,19 +47,6 @@ pub struct Occurrence {
     pub key: Key,
     /// Who would get the stanza, or is in the room: whom answers may except.
     pub recipients: Arc<[Recipient]>,
-}
-
-/// The events that the stanza will cause, in the order in which servers are asked.
-#[must_use]
-pub fn occurrences(event: &link::Event) -> Vec<Occurrence> {
-    _ = event;
-    Vec::new()
-}
-
-/// What the stanza's place in the order of its conversation is counted by.
-#[must_use]
-pub fn lane(event: &link::Event) -> Key {
-    Key::of(&event.from)
 }
 
 /// The events that a notice tells of, each with the stanza that shows it.
