@@ -5,6 +5,8 @@ local gate = require "cartulary.gate";
 local intake = require "cartulary.intake";
 local later = require "cartulary.later";
 local notices = require "cartulary.notices";
+local others = require "cartulary.others";
+local rooms = require "cartulary.rooms";
 local session_id = require "cartulary.event".session_id;
 
 local host = module.host;
@@ -40,11 +42,23 @@ if users then
 	wrap("pre-stanza", intake.before_clients);
 	wrap("message/offline/handle", gate.to_offline(host));
 	wrap("message/offline/broadcast", later.empty_store);
+	wrap("pre-resource-bind", others.bind);
 
 	-- Only here the mechanism is known; kept with the session for its notices.
 	watch("authentication-success", function (event)
-		local handler = event.session.sasl_handler;
-		event.session.cartulary_mechanism = handler and handler.selected;
+		local session, handler = event.session, event.session.sasl_handler;
+		session.cartulary_mechanism = handler and handler.selected;
+		if not session.username then return; end -- another server
+		notices.tell("authenticated", {
+			jid = session.username.."@"..host, address = session.ip, mechanism = session.cartulary_mechanism, session = session_id(session),
+		});
+	end);
+	watch("user-registered", function (event)
+		local session = event.session;
+		notices.tell("registered", {
+			jid = event.username.."@"..(event.host or host), address = event.ip or session and session.ip,
+			session = session and session_id(session),
+		});
 	end);
 	watch("authentication-failure", function (event)
 		local session, handler = event.session, event.session.sasl_handler;
@@ -64,24 +78,13 @@ if users then
 		notices.tell("session-down", details);
 	end);
 elseif component_module == "muc" then
-	local function occupant(name, event, nick, reason)
-		notices.tell(name, { room = event.room.jid, occupant = nick, jid = event.occupant.bare_jid, reason = reason });
-	end
 	module:hook("muc-broadcast-message", gate.broadcast(host), 1000);
 	hooks[#hooks + 1] = "muc-broadcast-message";
-	watch("muc-room-created", function (event) notices.tell("room-created", { room = event.room.jid }); end);
-	watch("muc-room-destroyed", function (event)
-		notices.tell("room-destroyed", { room = event.room.jid, reason = event.reason });
+	rooms.arm(watch, wrap);
+	module:hook_global("config-reloaded", function ()
+		local ok, problem = pcall(notices.tell, "services-reconfigured", { room = host });
+		if not ok then notices.hook_failed("config-reloaded", problem); end
 	end);
-	watch("muc-occupant-joined", function (event) occupant("occupant-joined", event, event.nick); end);
-	watch("muc-occupant-left", function (event)
-		-- The room tells a change of nick only as leaving; the presence that asked for it says more.
-		local presence = event.stanza;
-		local nick = presence and presence.attr.type ~= "unavailable" and presence.attr.to;
-		local changes = nick and nick ~= event.nick;
-		occupant("occupant-left", event, event.nick, changes and "nick changed" or nil);
-		if changes then occupant("occupant-joined", event, nick, "nick changed"); end
-	end, 1000); -- before an empty room is destroyed
 end
 
 -- mod_cartulary reads it.

@@ -12,12 +12,14 @@ local scope = require "cartulary.scope";
 local ahead = require "cartulary.ahead";
 local describe = require "cartulary.event";
 local outcome = require "cartulary.outcome";
+local recipients = require "cartulary.recipients";
 local counts = require "cartulary.counts";
 local ids = require "cartulary.ids";
 local intake = require "cartulary.intake";
 local later = require "cartulary.later";
 local queues = require "cartulary.queues";
 local streams = require "cartulary.streams";
+local waiting = require "cartulary.waiting";
 local fanout = require "cartulary.fanout";
 local stanzas = require "cartulary.stanzas";
 local notices = require "cartulary.notices";
@@ -102,13 +104,17 @@ local function with_verdict(event, held, verdict)
 	if verdict.action == wire.REPLACE then
 		stanzas.replace(event.stanza, stanzas.parse(verdict.replacement));
 	end
+	held.resource = verdict.resource;
 	return true;
 end
 
--- A question was settled: by an answer, or by a failure.
-local function on_settled(held)
-	held.settled = true;
-	if held.wake then held.wake(); end
+-- Addresses a message to an account to the session that the verdict names, if it is there. Returns whether it did.
+local function direct(held, stanza)
+	if not held.resource or held.target ~= recipients.USER or held.kind == "groupchat" or held.kind == "error" then return false; end
+	local full = held.bare.."/"..held.resource;
+	if (stanza.attr.to or held.bare) ~= held.bare or not prosody.full_sessions[full] then return false; end
+	stanza.attr.to = full;
+	return true;
 end
 
 -- Asks about a message. Returns whether it was asked; `held` tells the rest when it is settled.
@@ -116,7 +122,7 @@ local function pose(held, stanza, origin, ingress, host)
 	local attr = stanza.attr;
 	held.stanza, held.host = stanza, host;
 	held.id, held.kind, held.from, held.to = attr.id, attr.type, attr.from, attr.to;
-	held.done, held.event_id = on_settled, ids.new();
+	held.done, held.event_id = waiting.settle, ids.new();
 	local body;
 	body, held.target, held.room, held.bare = describe.describe(held.event_id, ingress, host, origin, stanza, counts.read_at(held, stanza));
 	local asked, why = link.ask(held, body);
@@ -124,30 +130,11 @@ local function pose(held, stanza, origin, ingress, host)
 	return asked;
 end
 
--- Prosody stops reading from a session that waits, and reads on when its runner says so.
-local reading_on = setmetatable({}, { __mode = "k" }); -- runners that look for the rest then
-
-local function have_rest_read(runner)
-	if not runner or not runner.watchers or not runner.watchers.waiting or reading_on[runner] then return; end
-	reading_on[runner] = true;
-	local theirs = runner.watchers;
-	local ours = { ready = function (self, ...)
-		if theirs.ready then theirs.ready(self, ...); end
-		streams.read_on(self.data and self.data.conn);
-	end };
-	runner.watchers = setmetatable(ours, { __index = theirs });
-end
-
 local function hold(event, held, ingress, host)
 	counts.asking(held, event.stanza);
 	if not held.stanza then pose(held, event.stanza, event.origin, ingress, host); end
 	if ingress == describe.CLIENT and not event.origin.destroyed then ahead.ask(event.origin, event.stanza, pose); end
-	if not held.settled then
-		local wait, done = async.waiter();
-		held.wake = done;
-		if ingress == describe.CLIENT then have_rest_read(rawget(event.origin, "thread")); end
-		wait();
-	end
+	waiting.on(held, ingress == describe.CLIENT and event.origin);
 	if held.answer then return with_verdict(event, held, held.answer); end
 	return without_verdict(event, held);
 end
@@ -208,9 +195,10 @@ local function internal(host, event)
 	tell(host, event);
 end
 
-local function deliver(handlers, name, event)
+local function deliver(held, handlers, name, event)
 	local result = handlers(name, event);
 	if result then return result; end
+	direct(held, event.stanza);
 	-- What the server would do next, done here so that its end is seen.
 	prosody.core_post_stanza(event.origin, event.stanza);
 	return true;
@@ -220,7 +208,7 @@ end
 function gate.from_client(handlers, name, event)
 	local passes, held = ask(event, describe.CLIENT, event.origin.host);
 	if not passes then return true; end
-	return release(held, deliver, handlers, name, event);
+	return release(held, deliver, held, handlers, name, event);
 end
 
 -- The stream a message came in by, where it is not our own server.
@@ -249,6 +237,10 @@ end
 
 -- What nobody handles, the server answers with an error.
 local function handled(held, handlers, name, event)
+	if direct(held, event.stanza) then
+		prosody.core_post_stanza(event.origin, event.stanza);
+		return true;
+	end
 	local result = handlers(name, event);
 	if not result and event.stanza.attr.type ~= "error" then
 		outcome.add(held, outcome.BOUNCED, held.bare, nil, nil, "service-unavailable");

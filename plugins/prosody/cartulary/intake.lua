@@ -9,6 +9,7 @@ local later = require "cartulary.later";
 local queues = require "cartulary.queues";
 local streams = require "cartulary.streams";
 local notices = require "cartulary.notices";
+local others = require "cartulary.others";
 local link = require "cartulary.link";
 local jid = require "util.jid";
 
@@ -64,15 +65,22 @@ local function process(origin, stanza)
 	if not ok then error(problem, 0); end -- not ours, to be seen where it would have been without us
 end
 
+-- Handles another stanza of a stream that is shared, on a coroutine that may wait.
+local function process_other(origin, stanza)
+	if may_not_say(origin, stanza) then return server_process(origin, stanza); end
+	return others.process(origin, stanza, server_process);
+end
+
 -- A stanza of a stream that many senders share.
 local function from_shared(origin, stanza)
 	local said = stanza.name == "message";
+	local held = said or others.may_hold(stanza);
 	-- Component streams have no filters.
 	if said and origin.type == "component" and not counts.is_open(stanza) then counts.said(stanza); end
 	local key = jid_bare(jid_prep(stanza.attr.from)) or "";
-	if not said and not queues.has(origin, key) then return false; end
-	if said then streams.remember(origin); end
-	queues.push(origin, key, said and process or server_process, stanza);
+	if not held and not queues.has(origin, key) then return false; end
+	if held then streams.remember(origin); end
+	queues.push(origin, key, said and process or process_other, stanza);
 	return true;
 end
 
@@ -87,15 +95,20 @@ local function take(origin, stanza)
 			if ok and queued then return; end
 			if not ok then
 				notices.hook_failed("intake", queued);
-				if stanza.name == "message" then -- it was not handled: nobody gets it
+				-- It was not handled: nobody gets it.
+				if stanza.name == "message" then
 					link.count_refused();
 					counts.ended(stanza);
+					return;
+				elseif others.may_hold(stanza) then
 					return;
 				end
 			end
 		elseif stanza.name == "message" then
 			-- Said before the session ended, and as good as any other.
 			return process(origin.destroyed and streams.stand_in(origin) or origin, stanza);
+		else
+			return others.from_client(origin, stanza, server_process);
 		end
 	end
 	return server_process(origin, stanza);
@@ -113,12 +126,13 @@ end);
 -- Filter "stanzas/in" of every session, after all others: what they drop was not said.
 intake.FILTER_PRIORITY = -1000000;
 function intake.filter(stanza, session)
-	if stanza.name ~= "message" or stanza.attr.xmlns then return stanza; end
-	guarded(counts.said, stanza);
-	-- A transport that cannot stop reading (BOSH) fills the session's queue while its first message waits.
+	if stanza.attr.xmlns then return stanza; end
+	local said = stanza.name == "message";
+	if said then guarded(counts.said, stanza); elseif not others.may_hold(stanza) then return stanza; end
+	-- A transport that cannot stop reading (BOSH) fills the session's queue while its first stanza waits.
 	local queue = session.thread and session.thread.queue;
 	if queue and #queue > 0 and link.settings and #queue >= link.settings.max_waiting then
-		return guarded(intake.refuse, session, stanza); -- nil
+		return guarded(said and intake.refuse or others.refuse, session, stanza); -- nil
 	end
 	return stanza;
 end

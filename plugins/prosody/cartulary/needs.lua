@@ -7,7 +7,7 @@ local features = {
 	{ "util.async", "waiter", "runner", "ready" }, { "util.filters", "add_filter", "add_filter_hook", "remove_filter_hook" },
 	{ "util.time", "now", "monotonic" }, { "util.timer", "add_task" }, { "util.jid", "prep", "bare", "host", "split", "resource" },
 	{ "util.id", "short" }, { "util.random", "bytes" }, { "util.uuid", "generate" }, { "util.stanza", "clone", "message", "stanza" },
-	{ "util.xml", "parse" }, { "util.logger", "init" }, { "net.server", "wrapclient" },
+	{ "util.xml", "parse" }, { "util.encodings", "stringprep" }, { "core.configmanager", "get" }, { "util.logger", "init" }, { "net.server", "wrapclient" },
 	{ "core.moduleapi", "wrap_event", "hook_object_event", "unhook_object_event", "add_timer", "shared" },
 	{ "core.modulemanager", "load", "is_loaded" },
 };

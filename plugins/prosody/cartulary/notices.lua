@@ -10,7 +10,7 @@ local text, u8, u16, u64, concat = wire.text, wire.u8, wire.u16, wire.u64, table
 
 local notices = { VERSION = "0.1.0" };
 
-local tags = { jid = 3, room = 4, occupant = 5, address = 6, mechanism = 7, session = 9, reason = 10 };
+local tags = { jid = 3, room = 4, occupant = 5, address = 6, mechanism = 7, session = 9, reason = 10, stanza = 11, value = 12 };
 
 local function encode(name, details, snapshot)
 	local parts = { text(1, name), wire.time(2, math.floor(now() * 1e6)), snapshot and u8(8, 1) or "" };
@@ -20,7 +20,7 @@ local function encode(name, details, snapshot)
 	return concat(parts);
 end
 
--- Tells a notice. `details`: jid, room, occupant, address, mechanism, session, reason; each a text or nil.
+-- Tells a notice. `details`: jid, room, occupant, address, mechanism, session, reason, stanza, value; each a text or nil.
 function notices.tell(name, details)
 	link.tell_in_turn(wire.NOTICE, encode(name, details));
 end

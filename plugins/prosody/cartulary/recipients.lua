@@ -54,15 +54,15 @@ local function invited(stanza)
 	return bare and { { bare = bare } } or {};
 end
 
-local function in_room(room, stanza, to, resource)
-	if resource then
-		local occupant = room:get_occupant_by_nick(to);
-		return recipients.OCCUPANT, { occupant and occupant_of(occupant) };
+-- Who has this occupant JID, or everybody in the room where none is given.
+function recipients.in_room(room, nick)
+	if nick then
+		local occupant = room:get_occupant_by_nick(nick);
+		return { occupant and occupant_of(occupant) };
 	end
-	if stanza.attr.type ~= "groupchat" then return recipients.ROOM, invited(stanza); end
 	local all = {};
 	for _, occupant in room:each_occupant() do all[#all + 1] = occupant_of(occupant); end
-	return recipients.ROOM, all;
+	return all;
 end
 
 -- The room with this JID, or nil.
@@ -72,26 +72,45 @@ function recipients.room(jid)
 	return muc and muc.get_room_from_jid(jid) or nil;
 end
 
--- Target, recipients, for targets 2 and 3 the room object, the addressee's bare JID, and for a room its JID. `own` is
--- the sender's bare JID, where a stanza without addressee goes.
-function recipients.of(stanza, own)
-	local to, kind = stanza.attr.to, stanza.attr.type;
-	if not to then return recipients.USER, { sessions_of(own, own, kind) }, nil, own; end
+-- Where a stanza to `to` goes: target, the addressee's bare JID, its resource. `own` is the sender's bare JID, where a stanza without
+-- addressee goes.
+function recipients.place(to, own)
+	if not to then return recipients.USER, own; end
 	local node, host, resource = jid_split(to);
 	local bare = node and node.."@"..host or host;
 	local there = hosts[host];
-	if not there then return recipients.REMOTE, { { bare = bare } }, nil, bare; end
-	if there.type == "local" and node then
-		return recipients.USER, { sessions_of(bare, to, kind) }, nil, bare;
-	elseif there.modules.muc and node then
-		local room = recipients.room(bare);
-		if not room then return resource and recipients.OCCUPANT or recipients.ROOM, {}, nil, bare, bare; end
-		local target, list = in_room(room, stanza, to, resource);
-		return target, list, room, bare, bare;
-	elseif there.modules.component then
-		return recipients.COMPONENT, { { bare = bare } }, nil, bare;
+	local target;
+	if not there then target = recipients.REMOTE;
+	elseif there.type == "local" and node then target = recipients.USER;
+	elseif there.modules.muc and node then target = resource and recipients.OCCUPANT or recipients.ROOM;
+	elseif there.modules.component then target = recipients.COMPONENT;
+	else target = recipients.SERVICE;
 	end
-	return recipients.SERVICE, { { bare = bare } }, nil, bare;
+	return target, bare, resource;
+end
+
+-- Whether this is a service of rooms.
+function recipients.is_of_rooms(jid)
+	local _, host = jid_split(jid);
+	return hosts[host] ~= nil and hosts[host].modules.muc ~= nil;
+end
+
+-- Of a message: target, recipients, for targets 2 and 3 the room object, the addressee's bare JID, and for a room its JID.
+function recipients.of(stanza, own)
+	local to, kind = stanza.attr.to, stanza.attr.type;
+	local target, bare = recipients.place(to, own);
+	if target == recipients.USER then
+		return target, { sessions_of(bare, to or bare, kind) }, nil, bare;
+	elseif target == recipients.ROOM or target == recipients.OCCUPANT then
+		local room = recipients.room(bare);
+		local list = {};
+		if room and target == recipients.OCCUPANT then list = recipients.in_room(room, to);
+		elseif room and kind == "groupchat" then list = recipients.in_room(room);
+		elseif room then list = invited(stanza);
+		end
+		return target, list, room, bare, bare;
+	end
+	return target, { { bare = bare } }, nil, bare;
 end
 
 return recipients;

@@ -1,4 +1,4 @@
--- Replacing a message and answering it with an error.
+-- Replacing a stanza and answering it with an error.
 
 local st = require "util.stanza";
 local xml_parse = require "util.xml".parse;
@@ -26,12 +26,13 @@ local function without_client_namespace(element)
 	for _, child in ipairs(element.tags) do without_client_namespace(child); end
 end
 
--- The message in this XML. Raises an error where there is none.
-function stanzas.parse(xml)
+-- The stanza of this name in this XML, a message unless another is named. Raises an error where there is none.
+function stanzas.parse(xml, name)
 	local ok, parsed, problem = pcall(xml_parse, xml);
 	if not ok or not parsed then error("the replacement does not parse: "..tostring(ok and problem or parsed), 0); end
 	without_client_namespace(parsed);
-	if parsed.name ~= "message" or parsed.attr.xmlns then error("the replacement is no message", 0); end
+	name = name or "message";
+	if parsed.name ~= name or parsed.attr.xmlns then error("the replacement is no "..name, 0); end
 	return parsed;
 end
 
@@ -57,10 +58,11 @@ function stanzas.defined_error(error_type, condition)
 	return error_types[error_type] and error_type or "cancel", conditions[condition] and condition or "undefined-condition";
 end
 
--- An error message, put together by hand: while a room fans out, the original's addresses are not its own.
-function stanzas.error(from, to, id, error_type, condition, reason)
+-- An error, of messages unless another stanza's name is given. Put together by hand: while a room fans out, the original's addresses
+-- are not its own.
+function stanzas.error(from, to, id, error_type, condition, reason, name)
 	error_type, condition = stanzas.defined_error(error_type, condition);
-	local reply = st.message({ type = "error", from = from, to = to, id = id })
+	local reply = st.stanza(name or "message", { type = "error", from = from, to = to, id = id })
 		:tag("error", { type = error_type }):tag(condition, { xmlns = xmlns_stanzas }):up();
 	if reason then reply:tag("text", { xmlns = xmlns_stanzas }):text(reason):up(); end
 	return reply:reset();

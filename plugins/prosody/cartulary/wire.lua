@@ -76,7 +76,7 @@ local function exception(body)
 	return x;
 end
 
--- A verdict: { action, replacement, error_type, condition, text, exceptions, event_id, outcome_wanted }.
+-- A verdict: { action, replacement, error_type, condition, text, exceptions, event_id, outcome_wanted, resource }.
 -- `exceptions` is nil or a table by JID.
 function wire.verdict(body)
 	local v = {};
@@ -94,6 +94,7 @@ function wire.verdict(body)
 			if #value ~= 16 then error("the event id has "..#value.." bytes", 0); end
 			v.event_id = value;
 		elseif tag == 8 then v.outcome_wanted = number(">B", tag, value) == 1;
+		elseif tag == 9 then v.resource = value;
 		end
 	end
 	if not v.action then error("a verdict has no action", 0); end
@@ -101,17 +102,38 @@ function wire.verdict(body)
 	return v;
 end
 
--- Settings: { deliver_unanswered, answer_timeout (seconds), max_waiting, generation }.
+-- What "unanswered" says: whether the stanza is delivered.
+local function delivers(tag, value)
+	local code = number(">B", tag, value);
+	if code > 1 then error("unanswered "..code.." is unknown", 0); end
+	return code == 1;
+end
+
+local function ask_about(body)
+	local subject, deliver;
+	for tag, value in wire.fields(body) do
+		if tag == 1 then subject = value;
+		elseif tag == 2 then deliver = delivers(tag, value);
+		end
+	end
+	if not subject or deliver == nil then error("what is asked about is incomplete", 0); end
+	return subject, { deliver = deliver };
+end
+
+-- Settings: { deliver_unanswered, answer_timeout (seconds), max_waiting, generation, ask_about }. `ask_about` is nil or a table by
+-- subject of { deliver }: whether it is delivered unanswered.
 function wire.settings(body)
 	local s = {};
 	for tag, value in wire.fields(body) do
 		if tag == 1 then
-			local code = number(">B", tag, value);
-			if code > 1 then error("unanswered "..code.." is unknown", 0); end
-			s.deliver_unanswered = code == 1;
+			s.deliver_unanswered = delivers(tag, value);
 		elseif tag == 2 then s.answer_timeout = number(">I4", tag, value) / 1000;
 		elseif tag == 3 then s.max_waiting = number(">I4", tag, value);
 		elseif tag == 4 then s.generation = number(">i8", tag, value);
+		elseif tag == 5 then
+			local subject, unanswered = ask_about(value);
+			s.ask_about = s.ask_about or {};
+			s.ask_about[subject] = unanswered;
 		end
 	end
 	if s.deliver_unanswered == nil or not s.answer_timeout or not s.max_waiting then
