@@ -130,7 +130,7 @@ impl Chain {
                 }
             }
         }
-        let chain = Self {
+        (!steps.is_empty()).then(|| Self {
             occurrences,
             steps,
             at: 0,
@@ -141,8 +141,7 @@ impl Chain {
             primary: None,
             by: None,
             end: None,
-        };
-        (!chain.steps.is_empty()).then_some(chain)
+        })
     }
 
     fn step(&self) -> Option<&Step> {
@@ -203,8 +202,11 @@ impl Chain {
     pub fn take(&mut self, compliance: &Compliance, server: Option<&str>, came: Came) -> bool {
         let Some(Turn { profile, occurrence, handling, .. }) = self.turn(compliance) else { return false };
         let event = occurrence.event;
-        let by =
-            || By { server: server.map(str::to_owned), profile: profile.name.clone(), event: occurrence.event };
+        let by = || By {
+            server: server.map(str::to_owned),
+            profile: profile.name.clone(),
+            event: occurrence.event,
+        };
         match failure::next(event, handling, came) {
             Next::AskAnother => return true,
             Next::GoOn => {}
@@ -267,7 +269,8 @@ impl Chain {
             return;
         }
         self.exceptions.retain(|former| {
-            let is_about_it = former.recipient == new.recipient || bare_of(&former.recipient) == new.recipient;
+            let is_about_it =
+                former.recipient == new.recipient || bare_of(&former.recipient) == new.recipient;
             // A full JID wins over a bare one, so what is withheld from one session stays beside what is said of them all.
             !is_about_it || !matches!(former.action, ExceptAction::Replace(_))
         });
@@ -311,7 +314,8 @@ impl Decision {
         if event.target == Target::Room {
             return self;
         }
-        let Some(index) = self.exceptions.iter().position(|exception| exception.recipient == only.bare) else {
+        let Some(index) = self.exceptions.iter().position(|exception| exception.recipient == only.bare)
+        else {
             return self;
         };
         self.action = self.exceptions.swap_remove(index).action;

@@ -1,14 +1,16 @@
 //! The parts put together, started and stopped; and what they say of themselves.
 //!
 //! Order at the start: plugin, socket, configuration, journal, drains. The socket is open before the journal is, so that a server
-//! whose sidecar restarts gets refusals with a reason instead of none. Order at the stop: the link first, then what is noted as missing, then
-//! the drains, and the journal last, whose closing records end its streams.
+//! whose sidecar restarts gets refusals with a reason instead of none. Order at the stop: the link first, then the streams of the compliance servers, then what is noted
+//! as missing, then the drains, and the journal last, whose closing records end its streams.
 
+use crate::chains::{self, Figures};
 use crate::config::{self, ConfigState, Loaded};
 use crate::counts::Counters;
 use crate::drains::{self, Drains};
 use crate::link::{self, Link};
 use crate::recorder::Recorder;
+use crate::servers::Servers;
 use crate::{admin, alarms, plugin};
 use anyhow::{Context, Result};
 use cartulary_archive::endpoint::embedded_archives;
@@ -16,7 +18,7 @@ use cartulary_archive::journal::{
     DeadLetterEntry, Journal, JournalError, JournalOptions, Limits, system_clock,
 };
 use cartulary_compliance::config::AlarmSettings;
-use cartulary_compliance::status::{ConfigStatus, Head, JournalStatus, QuestionCounts, SidecarStatus};
+use cartulary_compliance::status::{ConfigStatus, Head, JournalStatus, SidecarStatus};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -28,6 +30,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Longest time the link may take to answer what it has taken in, once it has to stop.
 const LINK_PATIENCE: Duration = Duration::from_secs(3);
+/// Longest time for the streams of the compliance servers to be ended in order.
+const SERVERS_PATIENCE: Duration = Duration::from_secs(2);
 /// Longest time for what is noted as missing or counted, and for the drains' ends.
 const BOOKS_PATIENCE: Duration = Duration::from_secs(1);
 /// Longest time the journal may take for its last sync.
@@ -65,9 +69,11 @@ pub struct App {
     counts: Arc<Counters>,
     recorder: Arc<Recorder>,
     link: Arc<Link>,
+    started: Instant,
     journal: OnceLock<Journal>,
     journal_problem: std::sync::Mutex<Option<String>>,
     drains: Drains,
+    servers: Arc<Servers>,
     /// What was signed last, and when it was asked for.
     heads: std::sync::Mutex<Option<(Instant, Vec<Head>)>>,
     listening: AtomicBool,
@@ -77,12 +83,16 @@ impl App {
     fn new(node: &str, archive: PathBuf, config: watch::Receiver<ConfigState>) -> Arc<Self> {
         let counts = Arc::new(Counters::default());
         let recorder = Arc::new(Recorder::new(node, config.clone(), counts.clone()));
+        let servers = Servers::new(node);
+        recorder.chains.open(servers.clone());
         Arc::new(Self {
             node: node.to_owned(),
             archive,
             config,
             counts,
             link: Link::new(recorder.clone()),
+            servers,
+            started: Instant::now(),
             recorder,
             journal: OnceLock::new(),
             journal_problem: std::sync::Mutex::default(),
@@ -182,6 +192,8 @@ impl App {
         let mut counts = self.counts.snapshot();
         (counts.counted, counts.passed_by) =
             (self.recorder.tallies.total(), self.recorder.tallies.passed_by());
+        let mut compliance_servers = self.servers.status();
+        self.recorder.chains.complete(&mut compliance_servers);
         SidecarStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             node: self.node.clone(),
@@ -190,8 +202,8 @@ impl App {
             link: self.link.coverage().status(),
             journal: self.journal_status(),
             endpoints: self.drains.status(),
-            compliance_servers: BTreeMap::new(),
-            questions: QuestionCounts::default(),
+            compliance_servers,
+            questions: self.recorder.chains.status(),
             embedded_archives: None,
             heads: Vec::new(),
             days: self.recorder.tallies.days(),
@@ -200,6 +212,23 @@ impl App {
             ready,
             notes,
         }
+    }
+
+    /// What the statistics say that compliance servers are told (`e_STATS`).
+    fn figures(&self) -> Figures {
+        let (link, counts) = (self.link.coverage().status(), self.counts.snapshot());
+        let counted = self.recorder.tallies.total();
+        let questions = self.recorder.chains.status();
+        let values = vec![
+            ("users/online", "users", link.sessions),
+            ("rooms/occupied", "rooms", link.rooms),
+            ("messages/said", "messages", counted.said),
+            ("messages/recorded", "messages", counts.accepted),
+            ("messages/refused", "messages", counts.refused + questions.refused_messages),
+            ("time/uptime", "seconds", self.started.elapsed().as_secs()),
+        ];
+        let host = link.hosts.into_iter().next().map(|host| host.name).unwrap_or_default();
+        Figures { host, values }
     }
 
     /// The records that endpoints refused alone, by endpoint; no word of what was said in them.
@@ -318,6 +347,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<()> {
         let (app, background) = (app.clone(), background.clone());
         async move { alarms::run(&app, background).await }
     });
+    let servers = Asked::open(&app);
     app.recorder.take_up(&options.data_dir).await;
     let books = Books::open(&app.recorder);
     app.listening.store(true, Ordering::Relaxed);
@@ -326,9 +356,10 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<()> {
 
     let journal = app.open_journal(&options, &stop).await;
     if let Some(journal) = journal {
-        serve(&app, journal, link, books, &stop).await;
+        serve(&app, journal, (link, servers, books), &stop).await;
     } else {
         _ = tokio::time::timeout(LINK_PATIENCE, link).await;
+        servers.close().await;
         books.close().await;
     }
     background.cancel();
@@ -339,7 +370,36 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<()> {
     Ok(())
 }
 
-/// What is written beside the messages themselves: what is missing, and what was counted.
+/// The links to the compliance servers, and what is sent over them by nobody's asking.
+struct Asked {
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Asked {
+    fn open(app: &Arc<App>) -> Self {
+        let stop = CancellationToken::new();
+        let task = tokio::spawn({
+            let (app, stop) = (app.clone(), stop.clone());
+            async move {
+                let recorder = &app.recorder;
+                let links = app.servers.clone().run(app.config.clone(), stop.clone());
+                let missed = recorder.chains.missed.send(&*app.servers, recorder, stop.clone());
+                let stats = chains::send_stats(recorder, || app.figures(), stop);
+                futures::future::join3(links, missed, stats).await;
+            }
+        });
+        Self { stop, task }
+    }
+
+    /// Each stream is ended in order.
+    async fn close(self) {
+        self.stop.cancel();
+        _ = tokio::time::timeout(SERVERS_PATIENCE, self.task).await;
+    }
+}
+
+/// What is written beside the messages themselves: what is missing, what was counted, and what compliance servers have not seen.
 struct Books {
     last_entries: CancellationToken,
     task: tokio::task::JoinHandle<()>,
@@ -352,7 +412,9 @@ impl Books {
             let (recorder, stop) = (recorder.clone(), last_entries.clone());
             async move {
                 let gaps = recorder.gaps.run(&recorder, stop.clone());
-                futures::future::join(gaps, recorder.tallies.run(&recorder, stop)).await;
+                let tallies = recorder.tallies.run(&recorder, stop.clone());
+                let missed = recorder.chains.missed.run(&recorder, stop);
+                futures::future::join3(gaps, tallies, missed).await;
             }
         });
         Self { last_entries, task }
@@ -369,8 +431,7 @@ impl Books {
 async fn serve(
     app: &Arc<App>,
     journal: Journal,
-    link: tokio::task::JoinHandle<()>,
-    books: Books,
+    (link, servers, books): (tokio::task::JoinHandle<()>, Asked, Books),
     stop: &CancellationToken,
 ) {
     let drains = tokio::spawn({
@@ -382,6 +443,7 @@ async fn serve(
     stop.cancelled().await;
     tracing::info!("stopping: what was accepted is written, nothing more is taken in");
     _ = tokio::time::timeout(LINK_PATIENCE, link).await;
+    servers.close().await;
     futures::future::join(books.close(), async {
         _ = tokio::time::timeout(BOOKS_PATIENCE, drains).await;
     })

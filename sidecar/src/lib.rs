@@ -4,6 +4,7 @@
 pub mod admin;
 pub mod alarms;
 pub mod app;
+pub mod chains;
 pub mod config;
 pub mod counts;
 pub mod drain;

@@ -4,6 +4,7 @@
 //! gives an [`Appended`] after the sync that covers the record and never before (P1, P3). What is waited for where is the caller's
 //! matter; nothing here decides about a message.
 
+use crate::chains::Chains;
 use crate::config::{ConfigState, Loaded};
 use crate::counts::Counters;
 use crate::gaps::Gaps;
@@ -65,6 +66,8 @@ pub struct Recorder {
     pub kept: Kept,
     /// Events whose outcome is awaited.
     pub open: Mutex<OpenEvents>,
+    /// Stanzas that compliance servers are asked about.
+    pub chains: Chains,
     hosts: RwLock<Hosts>,
     journal: OnceLock<Arc<dyn Append>>,
     writer_gone: AtomicBool,
@@ -82,6 +85,7 @@ impl Recorder {
             tallies: Tallies::default(),
             kept: Kept::default(),
             open: Mutex::new(OpenEvents::default()),
+            chains: Chains::default(),
             hosts: RwLock::default(),
             journal: OnceLock::new(),
             writer_gone: AtomicBool::new(false),

@@ -137,6 +137,12 @@ pub fn project(header: &Header, payloads: &[Payload]) -> Projection {
                 .collect();
         }
         Content::Body(Body::Gap(gap)) => set("condition", Some(gap.reason.word())),
+        Content::Body(Body::Missed(missed)) => {
+            seen_at = Some(missed.seen_at_nanos);
+            set("from_jid", Some(&missed.jid));
+            set("from_bare", Some(&indexed(bare(&missed.jid))));
+            set("type", Some(&missed.event));
+        }
         Content::Body(Body::Tally(_)) | Content::Open(_) | Content::Close => {}
     }
     Projection {

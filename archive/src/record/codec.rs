@@ -1,8 +1,8 @@
 //! Headers as bytes: `docs/record.md`, section "A record".
 
 use super::{
-    Accepted, ActionCode, Body, Content, ExceptionEntry, Gap, GapReason, Hash, Header, Kind, Open, Outcome,
-    PayloadRef, RecipientEntry, StreamEnd, StreamId, Tally,
+    Accepted, ActionCode, Body, Content, ExceptionEntry, Gap, GapReason, Hash, Header, Kind, Missed, Open,
+    Outcome, PayloadRef, RecipientEntry, StreamEnd, StreamId, Tally,
 };
 use cartulary_compliance::direction::Direction;
 use cartulary_compliance::link::{
@@ -42,6 +42,9 @@ mod tag {
     pub const EXCEPTION: u16 = 33;
     pub const DELIVERY: u16 = 40;
     pub const FINAL: u16 = 41;
+    pub const MISSED_EVENT: u16 = 42;
+    pub const MISSED_SERVER: u16 = 43;
+    pub const MISSED_PROFILE: u16 = 44;
     pub const PREDECESSOR: u16 = 50;
     pub const PREDECESSOR_SEQUENCE: u16 = 51;
     pub const PREDECESSOR_HASH: u16 = 52;
@@ -93,6 +96,7 @@ impl Header {
             Content::Body(Body::Outcome(outcome)) => encode_outcome(&mut w, outcome),
             Content::Body(Body::Gap(gap)) => encode_gap(&mut w, gap),
             Content::Body(Body::Tally(tally)) => encode_tally(&mut w, tally),
+            Content::Body(Body::Missed(missed)) => encode_missed(&mut w, missed),
             Content::Close => {}
         }
         w.maybe(tag::KEY, self.key.as_deref());
@@ -138,6 +142,7 @@ impl Header {
         let seen_at = match &self.content {
             Content::Body(Body::Accepted(accepted)) => Some(accepted.seen_at_nanos),
             Content::Body(Body::Outcome(outcome)) => Some(outcome.seen_at_nanos),
+            Content::Body(Body::Missed(missed)) => Some(missed.seen_at_nanos),
             _ => None,
         };
         if let Some(seen_at) = seen_at {
@@ -241,6 +246,13 @@ fn encode_tally(w: &mut FieldsWriter, tally: &Tally) {
         .bytes(tag::TALLY_FINAL, &[u8::from(tally.is_final)]);
 }
 
+fn encode_missed(w: &mut FieldsWriter, missed: &Missed) {
+    w.text(tag::FROM, &missed.jid)
+        .text(tag::MISSED_EVENT, &missed.event)
+        .text(tag::MISSED_SERVER, &missed.server)
+        .text(tag::MISSED_PROFILE, &missed.profile);
+}
+
 /// The fields of a header while they are being read.
 #[derive(Default)]
 struct Parts {
@@ -284,6 +296,9 @@ struct Parts {
     tally_instance: Option<String>,
     tally_counts: Option<Sums>,
     tally_final: Option<bool>,
+    missed_event: Option<String>,
+    missed_server: Option<String>,
+    missed_profile: Option<String>,
     key: Option<String>,
     key_salt: Option<[u8; 32]>,
     payloads: Vec<PayloadRef>,
@@ -356,6 +371,9 @@ impl Parts {
             tag::TALLY_INSTANCE => self.tally_instance = Some(field.string()?),
             tag::TALLY_COUNTS => self.tally_counts = Some(sums(field)?),
             tag::TALLY_FINAL => self.tally_final = Some(field.u8()? != 0),
+            tag::MISSED_EVENT => self.missed_event = Some(field.string()?),
+            tag::MISSED_SERVER => self.missed_server = Some(field.string()?),
+            tag::MISSED_PROFILE => self.missed_profile = Some(field.string()?),
             tag::KEY => self.key = Some(field.string()?),
             tag::KEY_SALT => self.key_salt = Some(field.array()?),
             tag::PAYLOAD => self.payloads.push(decode_payload(field.nested())?),
@@ -415,6 +433,13 @@ impl Parts {
                 instance: need(self.tally_instance.take(), tag::TALLY_INSTANCE)?,
                 sums: need(self.tally_counts, tag::TALLY_COUNTS)?,
                 is_final: need(self.tally_final, tag::TALLY_FINAL)?,
+            })),
+            Kind::Missed => Content::Body(Body::Missed(Missed {
+                seen_at_nanos: need(self.seen_at, tag::SEEN_AT)?,
+                jid: need(self.from.take(), tag::FROM)?,
+                event: need(self.missed_event.take(), tag::MISSED_EVENT)?,
+                server: need(self.missed_server.take(), tag::MISSED_SERVER)?,
+                profile: need(self.missed_profile.take(), tag::MISSED_PROFILE)?,
             })),
             Kind::Close => Content::Close,
         };

@@ -42,6 +42,8 @@ pub enum Body {
     Gap(Gap),
     /// How many messages came in on a day.
     Tally(Tally),
+    /// A login or logout that a compliance server has not seen.
+    Missed(Missed),
 }
 
 /// A stanza at an ingress.
@@ -194,6 +196,21 @@ pub struct Tally {
     pub is_final: bool,
 }
 
+/// A login or logout that a compliance server has not seen (FH-8).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Missed {
+    /// When it happened, nanoseconds since the epoch.
+    pub seen_at_nanos: i64,
+    /// The session.
+    pub jid: String,
+    /// The event's name: `e_SESSION` or `es_END`.
+    pub event: String,
+    /// The server that should have seen it.
+    pub server: String,
+    /// The profile that has the event.
+    pub profile: String,
+}
+
 /// Why something is missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -280,10 +297,13 @@ pub enum Kind {
     Close = 5,
     /// How many messages came in.
     Tally = 6,
+    /// A compliance server has not seen something.
+    Missed = 7,
 }
 
 impl Kind {
-    const ALL: [Self; 6] = [Self::Open, Self::Accepted, Self::Outcome, Self::Gap, Self::Close, Self::Tally];
+    const ALL: [Self; 7] =
+        [Self::Open, Self::Accepted, Self::Outcome, Self::Gap, Self::Close, Self::Tally, Self::Missed];
 
     /// The code in records.
     #[must_use]
@@ -307,6 +327,7 @@ impl Kind {
             Self::Gap => "gap",
             Self::Close => "close",
             Self::Tally => "tally",
+            Self::Missed => "missed",
         }
     }
 }
@@ -367,6 +388,7 @@ impl Header {
             Content::Body(Body::Outcome(_)) => Kind::Outcome,
             Content::Body(Body::Gap(_)) => Kind::Gap,
             Content::Body(Body::Tally(_)) => Kind::Tally,
+            Content::Body(Body::Missed(_)) => Kind::Missed,
             Content::Close => Kind::Close,
         }
     }

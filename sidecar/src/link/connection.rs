@@ -195,7 +195,10 @@ impl<'a> Connection<'a> {
                     self.outcome(pending);
                 }
             }
-            Ok(Some(Frame::Notice(notice))) if self.greeted => self.link.notice(self.id, &notice),
+            Ok(Some(Frame::Notice(notice))) if self.greeted => {
+                self.link.notice(self.id, &notice);
+                self.link.recorder.chains.notice(&self.link.recorder, &notice);
+            }
             Ok(Some(Frame::Count(count))) if self.greeted => {
                 self.link.recorder.tallies.take(&self.instance, count);
             }
@@ -241,6 +244,9 @@ impl<'a> Connection<'a> {
         // A connection that was replaced is read to its end; it must not become the current one again.
         if self.stop.is_cancelled() {
             return Ok(());
+        }
+        if *self.instance != *hello.instance {
+            self.link.recorder.chains.primaries.clear();
         }
         self.instance = Arc::from(hello.instance.as_str());
         self.link.hello(self.id, &self.stop, &self.ended, hello).await;
@@ -288,6 +294,11 @@ impl<'a> Connection<'a> {
                 let done = recording.finish(recorder).map(move |verdict| {
                     if held { Done::Verdict(id, verdict, bytes) } else { Done::Silent(bytes) }
                 });
+                self.waiting.push(done.boxed());
+            }
+            // What is asked about has limits of its own: reading goes on, so that outcomes and notices do.
+            path::Step::Asking(asking) => {
+                let done = asking.finish(recorder).map(move |verdict| Done::Verdict(id, verdict, 0));
                 self.waiting.push(done.boxed());
             }
         }

@@ -1,0 +1,1 @@
+//! Paused-clock tests.
