@@ -10,7 +10,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use cartulary_archive::count::{Days, Known};
 use cartulary_archive::endpoint::{Roles, Target, migrate};
 use cartulary_archive::record::{
-    Accepted, ActionCode, Body, Content, Form, Gap, Header, Outcome, Payload, Record, Tally,
+    Accepted, ActionCode, Body, Content, Form, Gap, Header, Missed, Outcome, Payload, Record, Tally,
 };
 use cartulary_archive::verify::Report;
 use cartulary_compliance::config::EndpointTarget;
@@ -123,6 +123,14 @@ impl Archive {
     pub fn gaps(&self) -> impl Iterator<Item = &Gap> {
         self.records.iter().filter_map(|record| match &record.header.content {
             Content::Body(Body::Gap(gap)) => Some(gap),
+            _ => None,
+        })
+    }
+
+    /// Every login and logout that a compliance server has not seen, in order.
+    pub fn missed(&self) -> impl Iterator<Item = &Missed> {
+        self.records.iter().filter_map(|record| match &record.header.content {
+            Content::Body(Body::Missed(missed)) => Some(missed),
             _ => None,
         })
     }

@@ -33,6 +33,7 @@ pub struct Splitter {
 impl Splitter {
     /// Where further bytes go.
     pub fn room(&mut self) -> &mut Vec<u8> {
+        self.buffer.reserve(16 << 10);
         &mut self.buffer
     }
 
