@@ -5,9 +5,10 @@
 //! goes in a recorded direction, and the record then names exactly those copies. A room here is an addressee itself, so that what
 //! is said in an empty room is recorded as well. What does not happen here: reading the stanza, and writing the record.
 
-use crate::config::{Archiving, SidecarConfig};
+use crate::config::{Archiving, SidecarConfig, WhenUnanswered};
+use crate::derive;
 use crate::direction::Direction;
-use crate::link::{Action, Bounce, Event, Recipient, Settings, Target, Unanswered};
+use crate::link::{Action, Bounce, Event, Recipient, Settings, Subject, Target, Unanswered};
 
 /// The text a sender reads whose message was refused because it could not be recorded.
 pub const REFUSAL: &str =
@@ -15,6 +16,9 @@ pub const REFUSAL: &str =
 
 /// The text a sender reads whose message is larger than a record may be.
 pub const REFUSAL_TOO_LARGE: &str = "This message was not delivered because it is too large to be recorded.";
+
+/// What the plugin waits longer than compliance servers may take: time to write the record and to answer.
+const BEYOND_SERVERS_MS: u32 = 5_000;
 
 /// The part of a JID before its resource.
 #[must_use]
@@ -136,18 +140,32 @@ pub fn refusal_of_unreadable() -> Bounce {
 }
 
 /// What the plugin does alone, by the configuration in force on `node` (FH-7).
+///
+/// A message that gets no answer is refused where it has to be recorded or not delivered, and where some profile waits for the answer to an
+/// event of messages and refuses what is undecided; else it is delivered and counted. `link.unanswered` decides otherwise. Where servers are
+/// asked, the plugin waits somewhat longer than they may take together, so that it is the sidecar that decides.
 #[must_use]
 pub fn settings(config: &SidecarConfig, node: &str) -> Settings {
-    let archiving = &config.archiving;
+    let SidecarConfig { archiving, compliance, link, .. } = config;
     let records = archiving.endpoint_of(node).is_some() && (archiving.inbound || archiving.outbound);
-    let unanswered =
-        if records && archiving.block_if_unable_to_record { Unanswered::Refuse } else { Unanswered::Deliver };
+    let refuses = match link.unanswered {
+        Some(chosen) => chosen == WhenUnanswered::Refuse,
+        None => {
+            records && archiving.block_if_unable_to_record
+                || derive::is_refused_undecided(compliance, node, Subject::Message)
+        }
+    };
+    let answer_timeout_ms = if derive::is_anybody_asked(compliance, node) {
+        link.answer_timeout_ms.max(compliance.event_timeout_ms.saturating_add(BEYOND_SERVERS_MS))
+    } else {
+        link.answer_timeout_ms
+    };
     Settings {
-        unanswered,
-        answer_timeout_ms: config.link.answer_timeout_ms,
-        max_waiting: config.link.max_waiting,
+        unanswered: if refuses { Unanswered::Refuse } else { Unanswered::Deliver },
+        answer_timeout_ms,
+        max_waiting: link.max_waiting,
         generation: config.generation,
-        ask_about: Vec::new(),
+        ask_about: derive::ask_about(compliance, node, link.unanswered),
     }
 }
 
@@ -155,7 +173,7 @@ pub fn settings(config: &SidecarConfig, node: &str) -> Settings {
 mod tests {
     use super::*;
     use crate::config::{AlarmSettings, ClusterRef, Compliance, FORMAT, JournalSettings, LinkSettings};
-    use crate::link::{Ingress, Subject};
+    use crate::link::Ingress;
 
     fn archiving(inbound: bool, outbound: bool, block: bool) -> Archiving {
         Archiving {

@@ -47,6 +47,8 @@ pub(super) struct Glance {
     pub(super) name: String,
     /// The `type` attribute.
     pub(super) kind: Option<String>,
+    /// The `from` attribute.
+    pub(super) from: Option<String>,
     pub(super) has_subject: bool,
     pub(super) has_body: bool,
     /// A mediated invitation (XEP-0045, 7.8.2).
@@ -100,6 +102,7 @@ impl Glance {
         }
         self.name.clone_from(&start.name);
         self.kind = start.attribute("type").map(str::to_owned);
+        self.from = start.attribute("from").map(str::to_owned);
         Some(())
     }
 

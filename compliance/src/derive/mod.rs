@@ -1,13 +1,19 @@
 //! The events that a stanza at an ingress will cause, in order, and those that a notice tells of (PR-7, PR-10, PR-11).
 
+mod asking;
 mod glance;
+#[cfg(test)]
+mod laws;
+mod notices;
 mod stanza;
 
+pub use asking::ask_about;
+pub(crate) use asking::{is_anybody_asked, is_refused_undecided};
+pub use notices::{stats, told};
 pub use stanza::{lane, occurrences};
 
-use crate::config::{Compliance, WhenUnanswered};
 use crate::events::{Event, Packet};
-use crate::link::{AskAbout, Notice, Recipient};
+use crate::link::Recipient;
 use std::sync::Arc;
 
 /// What events are balanced by: an unordered pair of bare JIDs, a room, or one bare JID (PR-5).
@@ -47,18 +53,4 @@ pub struct Occurrence {
     pub key: Key,
     /// Who would get the stanza, or is in the room: whom answers may except.
     pub recipients: Arc<[Recipient]>,
-}
-
-/// The events that a notice tells of, each with the stanza that shows it.
-#[must_use]
-pub fn told(notice: &Notice) -> Vec<(Occurrence, String)> {
-    _ = notice;
-    Vec::new()
-}
-
-/// What the plugin has to ask about on `node`, and what becomes of it unanswered (FH-7).
-#[must_use]
-pub fn ask_about(compliance: &Compliance, node: &str, chosen: Option<WhenUnanswered>) -> Vec<AskAbout> {
-    _ = (compliance, node, chosen);
-    Vec::new()
 }
