@@ -7,7 +7,7 @@
 
 use crate::config::AlarmSettings;
 use crate::names::reason;
-use crate::status::{EndpointStatus, SidecarStatus};
+use crate::status::{ComplianceServerStatus, EndpointStatus, LinkCause, SidecarStatus};
 
 /// How soon somebody must act.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -125,6 +125,27 @@ catalogue! {
     OUTCOMES_LOST "OutcomesLost" Warning 0
         "What became of some messages could not be recorded; the messages themselves were."
         "Mend the journal; the alarm ends with the sidecar's process."
+    COMPLIANCE_SERVER_LOST "ComplianceServerLost" Critical 0
+        "A compliance server is not in service for a node: what is asked of it is decided by others, or as its profile says for the undecided."
+        "The message has host, port and the system's error; mend the server, the network or the certificate. The alarm ends when the server answers again."
+    COMPLIANCE_SERVER_NOT_ANSWERING "ComplianceServerNotAnswering" Critical 0
+        "A compliance server has a connection and answers nothing on it."
+        "See what holds the server up, or restart it; what it was asked is asked again when it answers."
+    COMPLIANCE_SERVER_REFUSES_US "ComplianceServerRefusesUs" Critical 0
+        "A compliance server refuses the password or does not know the component's name."
+        "Compare the password's Secret with the server's; give the server the component name that the ComplianceServer's status shows for each pod."
+    COMPLIANCE_SERVER_OVERFLOWING "ComplianceServerOverflowing" Warning 60
+        "Nearly as many events wait for a compliance server as may; what does not fit is undecided at once."
+        "Make the server faster or share its profile with another one; a server that is away for long is dropped sooner with a shorter dropAfter."
+    EVENTS_UNDECIDED "EventsUndecided" Critical 0
+        "Messages are being refused because no compliance server decided about them."
+        "Bring the servers back, as the other alarms say; where messages should rather go on, set the event's handling to pass."
+    COMPLIANCE_ANSWERS_UNFIT "ComplianceAnswersUnfit" Warning 0
+        "A compliance server has given answers that cannot be used: malformed, or not admitted for the event."
+        "Run cartulary conformance against the server and tell its vendor; the alarm ends with the sidecar's process."
+    EVENTS_MISSED "EventsMissed" Warning 0
+        "A compliance server has not seen logins or logouts; they are on record as missed."
+        "Let them be sent later, or hand the server what the archive has; the alarm ends when they were sent, or with the sidecar's process."
     CONFIGURATION_NOT_TAKEN "ConfigurationNotTaken" Critical 0
         "A sidecar does not take its newest configuration and goes on with the last good one."
         "The message says why; use operator and sidecar of one version."
@@ -153,6 +174,8 @@ pub struct Raised {
     pub server: Option<String>,
     /// What exactly, for people; no text of messages and no names of users.
     pub message: String,
+    /// Whether it is silenced on this node: it is listed, and gives no condition, Event, metric or line in the log (CS-8).
+    pub silenced: bool,
 }
 
 /// How long a record may wait in a journal that goes with its pod; every record does for a moment.
@@ -175,8 +198,11 @@ const UNUSABLE: [&str; 8] = [
 pub fn of_node(status: &SidecarStatus, settings: &AlarmSettings, now_micros: i64) -> Vec<Raised> {
     let SidecarStatus { config, link, journal, endpoints, counts, .. } = status;
     let mut raised = Vec::new();
-    let mut raise =
-        |alarm, message: String| raised.push(Raised { alarm, endpoint: None, server: None, message });
+    let raised_is = |alarm: Alarm, endpoint: Option<&String>, server: Option<&String>, message: String| {
+        let silenced = settings.is_silenced(alarm.name, &status.node);
+        Raised { alarm, endpoint: endpoint.cloned(), server: server.cloned(), message, silenced }
+    };
+    let mut raise = |alarm, message: String| raised.push(raised_is(alarm, None, None, message));
     if !link.connected {
         raise(PLUGIN_NOT_CONNECTED, "the server's plugin is not connected".into());
     }
@@ -196,6 +222,11 @@ pub fn of_node(status: &SidecarStatus, settings: &AlarmSettings, now_micros: i64
         REFUSED_UNRECORDED,
         status.refused_lately,
         "messages were refused within a minute because they could not be recorded",
+    );
+    count(
+        EVENTS_UNDECIDED,
+        status.questions.undecided_lately,
+        "messages were refused within a minute because no compliance server decided",
     );
     count(
         OUTCOMES_LOST,
@@ -226,8 +257,47 @@ pub fn of_node(status: &SidecarStatus, settings: &AlarmSettings, now_micros: i64
     }
     for (name, endpoint) in endpoints {
         for (alarm, message) in of_endpoint(endpoint, settings, now_micros) {
-            raised.push(Raised { alarm, endpoint: Some(name.clone()), server: None, message });
+            raised.push(raised_is(alarm, Some(name), None, message));
         }
+    }
+    for (name, server) in &status.compliance_servers {
+        for (alarm, message) in of_server(server, settings) {
+            raised.push(raised_is(alarm, None, Some(name), message));
+        }
+    }
+    raised
+}
+
+fn of_server(server: &ComplianceServerStatus, settings: &AlarmSettings) -> Vec<(Alarm, String)> {
+    let mut raised = Vec::new();
+    let why = if server.in_service { None } else { server.cause };
+    let away = match why {
+        // It is just being connected to, for the first time or anew.
+        None | Some(LinkCause::NotTried | LinkCause::Reconfigured) => None,
+        Some(LinkCause::NotAnswering) => Some(COMPLIANCE_SERVER_NOT_ANSWERING),
+        Some(LinkCause::WrongPassword | LinkCause::WrongName) => Some(COMPLIANCE_SERVER_REFUSES_US),
+        Some(_) => Some(COMPLIANCE_SERVER_LOST),
+    };
+    raised.extend(away.map(|alarm| (alarm, server.message.clone())));
+    let ComplianceServerStatus { pending, max_pending, pending_bytes, max_pending_bytes, counts, .. } =
+        server;
+    if is_high(*pending, *max_pending, settings) || is_high(*pending_bytes, *max_pending_bytes, settings) {
+        let may = format!("{max_pending} ({max_pending_bytes} bytes) may");
+        raised.push((
+            COMPLIANCE_SERVER_OVERFLOWING,
+            format!("{pending} events ({pending_bytes} bytes) wait, {may}"),
+        ));
+    }
+    if counts.malformed + counts.not_admitted > 0 {
+        let message = format!(
+            "{} answers were malformed, {} were not admitted for their event",
+            counts.malformed, counts.not_admitted
+        );
+        raised.push((COMPLIANCE_ANSWERS_UNFIT, message));
+    }
+    if counts.missed > counts.sent_later {
+        let unseen = counts.missed - counts.sent_later;
+        raised.push((EVENTS_MISSED, format!("{unseen} logins or logouts were not seen")));
     }
     raised
 }
@@ -278,6 +348,7 @@ fn is_high(used: u64, limit: u64, settings: &AlarmSettings) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Silence;
     use crate::link::Sums;
     use crate::status::{DayCount, HostCoverage};
 
@@ -296,6 +367,14 @@ mod tests {
             ..EndpointStatus::default()
         };
         status.endpoints.insert("main".into(), endpoint);
+        let wall = ComplianceServerStatus {
+            in_service: true,
+            cause: Some(LinkCause::Lost),
+            max_pending: 10,
+            max_pending_bytes: 100,
+            ..ComplianceServerStatus::default()
+        };
+        status.compliance_servers.insert("wall".into(), wall);
         status
     }
 
@@ -340,6 +419,80 @@ mod tests {
         for (alarm, change) in table {
             assert_eq!(names(change), [alarm], "{alarm}");
         }
+    }
+
+    fn wall(status: &mut SidecarStatus) -> &mut ComplianceServerStatus {
+        status.compliance_servers.get_mut("wall").expect("there")
+    }
+
+    fn away(status: &mut SidecarStatus, cause: LinkCause) {
+        (wall(status).in_service, wall(status).cause) = (false, Some(cause));
+        wall(status).message = "wall.example:5275: connection refused".into();
+    }
+
+    #[test]
+    fn cs_8_the_loss_of_a_compliance_server_is_an_alarm_of_its_kind_until_it_is_back() {
+        let table = [
+            (LinkCause::NotTried, None),
+            (LinkCause::Reconfigured, None),
+            (LinkCause::UnknownHost, Some("ComplianceServerLost")),
+            (LinkCause::Refused, Some("ComplianceServerLost")),
+            (LinkCause::TimedOut, Some("ComplianceServerLost")),
+            (LinkCause::Tls, Some("ComplianceServerLost")),
+            (LinkCause::Protocol, Some("ComplianceServerLost")),
+            (LinkCause::Closed, Some("ComplianceServerLost")),
+            (LinkCause::Lost, Some("ComplianceServerLost")),
+            (LinkCause::NotAnswering, Some("ComplianceServerNotAnswering")),
+            (LinkCause::WrongPassword, Some("ComplianceServerRefusesUs")),
+            (LinkCause::WrongName, Some("ComplianceServerRefusesUs")),
+        ];
+        for (cause, alarm) in table {
+            assert_eq!(names(|s| away(s, cause)), alarm.into_iter().collect::<Vec<_>>(), "{cause:?}");
+        }
+        let mut status = quiet();
+        away(&mut status, LinkCause::Refused);
+        let raised = of_node(&status, &AlarmSettings::default(), NOW).remove(0);
+        assert_eq!(raised.server.as_deref(), Some("wall"));
+        assert_eq!(raised.message, "wall.example:5275: connection refused");
+        assert_eq!((raised.alarm.severity, raised.alarm.patience_seconds), (Severity::Critical, 0));
+        wall(&mut status).in_service = true;
+        assert_eq!(of_node(&status, &AlarmSettings::default(), NOW), []);
+    }
+
+    #[test]
+    fn cs_8_what_goes_wrong_with_questions_has_alarms() {
+        type Change = fn(&mut SidecarStatus);
+        let table: [(&str, Change); 6] = [
+            ("ComplianceServerOverflowing", |s| wall(s).pending = 8),
+            ("ComplianceServerOverflowing", |s| wall(s).pending_bytes = 80),
+            ("EventsUndecided", |s| s.questions.undecided_lately = 1),
+            ("ComplianceAnswersUnfit", |s| wall(s).counts.malformed = 1),
+            ("ComplianceAnswersUnfit", |s| wall(s).counts.not_admitted = 1),
+            ("EventsMissed", |s| wall(s).counts.missed = 1),
+        ];
+        for (alarm, change) in table {
+            assert_eq!(names(change), [alarm], "{alarm}");
+        }
+        let sent = |s: &mut SidecarStatus| (wall(s).counts.missed, wall(s).counts.sent_later) = (2, 2);
+        assert_eq!(names(sent), [""; 0]);
+    }
+
+    #[test]
+    fn cs_8_an_alarm_that_is_silenced_on_a_node_is_listed_and_marked_there_alone() {
+        let mut status = quiet();
+        away(&mut status, LinkCause::Lost);
+        status.link.connected = false;
+        let mut settings = AlarmSettings::default();
+        let nodes = vec!["prosody-1".to_owned()];
+        settings.silenced = vec![Silence { alarm: "ComplianceServerLost".into(), nodes }];
+        let mut silenced = |node: &str| -> Vec<(&str, bool)> {
+            status.node = node.into();
+            let raised = of_node(&status, &settings, NOW);
+            raised.iter().map(|raised| (raised.alarm.name, raised.silenced)).collect()
+        };
+        let with = |lost| vec![("PluginNotConnected", false), ("ComplianceServerLost", lost)];
+        assert_eq!(silenced("prosody-1"), with(true));
+        assert_eq!(silenced("prosody-0"), with(false));
     }
 
     #[test]

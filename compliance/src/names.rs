@@ -152,9 +152,47 @@ pub mod metric {
     pub const ENDPOINT_UP: &str = "cartulary_endpoint_up";
     /// 1 while a plugin is connected and every host armed.
     pub const COVERED: &str = "cartulary_covered";
-    /// 1 while an alarm is raised, by `alarm`, `namespace`, `cluster`, `node`, `endpoint` (empty where it is about none); of sidecar
-    /// and operator alike.
+    /// 1 while an alarm is raised, by `alarm`, `namespace`, `cluster`, `node`, `endpoint`, `server` (empty where it is about none); of
+    /// sidecar and operator alike.
     pub const ALARM: &str = "cartulary_alarm";
     /// Messages the plugin counted where streams are read, by `class` (EV-2).
     pub const COUNTED: &str = "cartulary_counted";
+    /// 1 for the state of the link to a compliance server, by `server` and `state`: `GONE`, `CONNECTED`, `ACTIVE` (CS-3).
+    pub const SERVER_STATE: &str = "cartulary_compliance_server_state";
+    /// 1 while events go to it, by `server`.
+    pub const SERVER_IN_SERVICE: &str = "cartulary_compliance_server_in_service";
+    /// 1 while events queue for it, by `server`.
+    pub const SERVER_QUEUEING: &str = "cartulary_compliance_server_queueing";
+    /// Events that wait for it, by `server`.
+    pub const SERVER_PENDING: &str = "cartulary_compliance_server_pending";
+    /// How many may, by `server`.
+    pub const SERVER_PENDING_LIMIT: &str = "cartulary_compliance_server_pending_limit";
+    /// Their bytes, by `server`.
+    pub const SERVER_PENDING_BYTES: &str = "cartulary_compliance_server_pending_bytes";
+    /// How many may, by `server`.
+    pub const SERVER_PENDING_BYTES_LIMIT: &str = "cartulary_compliance_server_pending_bytes_limit";
+    /// Age of the oldest in seconds, by `server`.
+    pub const SERVER_PENDING_AGE: &str = "cartulary_compliance_server_pending_oldest_seconds";
+    /// Changes of its link, by `server` and `change`.
+    pub const SERVER_CHANGES: &str = "cartulary_compliance_server_changes";
+    /// Events it was sent, by `server` and `kind`.
+    pub const SERVER_EVENTS: &str = "cartulary_compliance_events";
+    /// What came of them, by `server` and `kind`.
+    pub const SERVER_ANSWERS: &str = "cartulary_compliance_answers";
+    /// Logins and logouts it has not seen, by `server` and `kind` (FH-8).
+    pub const SERVER_MISSED: &str = "cartulary_compliance_missed";
+    /// How long it took to answer, seconds, by `server`: a histogram.
+    pub const SERVER_ANSWER_TIME: &str = "cartulary_compliance_answer_seconds";
+    /// Stanzas that compliance servers were asked about, by `result`.
+    pub const QUESTIONS: &str = "cartulary_compliance_stanzas";
+    /// Refused by a compliance server or because nobody decided, by `kind`.
+    pub const QUESTIONS_REFUSED: &str = "cartulary_compliance_refused";
+    /// Conversations whose compliance server changed (FH-3).
+    pub const CONVERSATIONS_MOVED: &str = "cartulary_compliance_conversations_moved";
+    /// Stanzas that wait for a decision.
+    pub const WAITING_STANZAS: &str = "cartulary_compliance_waiting";
+    /// Their bytes.
+    pub const WAITING_BYTES: &str = "cartulary_compliance_waiting_bytes";
+    /// Logins that wait for a decision.
+    pub const WAITING_LOGINS: &str = "cartulary_compliance_waiting_logins";
 }

@@ -224,6 +224,8 @@ pub struct QuestionCounts {
     pub refused_messages: u64,
     /// Room events refused likewise.
     pub refused_room_events: u64,
+    /// Messages refused within the last minute because nobody decided.
+    pub undecided_lately: u64,
     /// Stanzas that wait for an answer now, and their bytes.
     pub waiting: u64,
     /// The same in bytes.

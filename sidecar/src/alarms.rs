@@ -1,8 +1,8 @@
 //! Says in the log when an alarm is raised and when it is over (P7, MA-10): which ones there are, [`cartulary_compliance::alarms`]
 //! knows.
 //!
-//! A line for each change and none in between, with the fields `alarm`, `severity` and `endpoint`, which never change their
-//! meaning. What it does not do: decide what an alarm is, or wait until one has lasted; alert rules do that.
+//! A line for each change and none in between, with the fields `alarm`, `severity`, `endpoint` and `server`, which never change their
+//! meaning; none about what is silenced (CS-8). What it does not do: decide what an alarm is, or wait until one has lasted; alert rules do that.
 
 use crate::app::App;
 use cartulary_compliance::alarms::{PLUGIN_NOT_CONNECTED, Raised, Severity, of_node};
@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 /// How often it is looked.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// What is raised, by alarm and endpoint.
-type Known = BTreeMap<(&'static str, Option<String>), Raised>;
+/// What is raised, by alarm, endpoint and compliance server.
+type Known = BTreeMap<(&'static str, Option<String>, Option<String>), Raised>;
 
 /// Tells of every change until `stop`.
 pub async fn run(app: &App, stop: CancellationToken) {
@@ -34,14 +34,15 @@ pub async fn run(app: &App, stop: CancellationToken) {
         let is_start = !was_linked && begun.elapsed() < patience;
         let raised = of_node(&status, &app.alarm_settings(), now_micros())
             .into_iter()
-            .filter(|raised| !(is_start && raised.alarm == PLUGIN_NOT_CONNECTED));
+            .filter(|raised| !raised.silenced && !(is_start && raised.alarm == PLUGIN_NOT_CONNECTED));
         let (new, over) = follow(&mut known, raised);
         new.iter().for_each(tell);
-        for Raised { alarm, endpoint, .. } in over {
+        for Raised { alarm, endpoint, server, .. } in over {
             tracing::info!(
                 alarm = alarm.name,
                 severity = alarm.severity.word(),
                 endpoint,
+                server,
                 "an alarm is over"
             );
         }
@@ -49,14 +50,14 @@ pub async fn run(app: &App, stop: CancellationToken) {
 }
 
 fn tell(raised: &Raised) {
-    let Raised { alarm, endpoint, message, .. } = raised;
+    let Raised { alarm, endpoint, server, message, .. } = raised;
     let (name, severity) = (alarm.name, alarm.severity.word());
     match alarm.severity {
         Severity::Critical => {
-            tracing::error!(alarm = name, severity, endpoint, detail = message, "an alarm is raised");
+            tracing::error!(alarm = name, severity, endpoint, server, detail = message, "an alarm is raised");
         }
         Severity::Warning => {
-            tracing::warn!(alarm = name, severity, endpoint, detail = message, "an alarm is raised");
+            tracing::warn!(alarm = name, severity, endpoint, server, detail = message, "an alarm is raised");
         }
     }
 }
@@ -65,7 +66,7 @@ fn tell(raised: &Raised) {
 fn follow(known: &mut Known, raised: impl Iterator<Item = Raised>) -> (Vec<Raised>, Vec<Raised>) {
     let mut now = Known::new();
     for raised in raised {
-        now.entry((raised.alarm.name, raised.endpoint.clone())).or_insert(raised);
+        now.entry((raised.alarm.name, raised.endpoint.clone(), raised.server.clone())).or_insert(raised);
     }
     let missing_in = |other: &Known, these: &Known| {
         these.iter().filter(|(key, _)| !other.contains_key(*key)).map(|(_, raised)| raised.clone()).collect()
@@ -94,6 +95,7 @@ mod tests {
             endpoint: Some(endpoint.into()),
             server: None,
             message: message.into(),
+            silenced: false,
         };
         let mut known = Known::new();
         let mut names = |raised: Vec<Raised>| {

@@ -63,7 +63,7 @@ fn expression(alarm: &Alarm) -> String {
         }
         name => {
             let raised = metric::ALARM;
-            format!("max by (namespace, cluster, node, endpoint) ({raised}{{alarm=\"{name}\"}}) == 1")
+            format!("max by (namespace, cluster, node, endpoint, server) ({raised}{{alarm=\"{name}\"}}) == 1")
         }
     }
 }
@@ -97,12 +97,13 @@ fn page() -> String {
 # Alarms
 
 What somebody must be told of. A name never changes its meaning: it is the label `alarm` of the metric `{}` (1 while it is raised; of
-sidecars and the operator alike, with the labels `namespace`, `cluster`, `node` and `endpoint`), the name of the alert, and the reason of events.
+sidecars and the operator alike, with the labels `namespace`, `cluster`, `node`, `endpoint` and `server`), the name of the alert, and the reason of events.
 
 With the Prometheus operator, the chart's `alerts.enabled=true` makes a PrometheusRule and `monitors.enabled=true` what scrapes the
 operator and the sidecars. Without it, load
 [prometheus-rules.yaml](../charts/cartulary/files/prometheus-rules.yaml) and scrape with `honor_labels: true`. `alerts.overrides` changes or
-silences one alarm: `{{JournalHighWater: {{severity: info, for: 10m}}, OutcomesLost: {{enabled: false}}}}`.
+silences one alert: `{{JournalHighWater: {{severity: info, for: 10m}}, OutcomesLost: {{enabled: false}}}}`. An XMPPCluster's `alarms.silenced` silences an
+alarm itself, everywhere or on single nodes: it stays in the lists, marked, and gives no condition, Event, metric or line in a log.
 
 `critical` means now: something is unrecorded, refused, or about to be. `warning` means during working hours. An alert fires when the alarm
 has lasted as long as the third column says.
