@@ -3,7 +3,7 @@
 --
 -- Invariants: what is named does not go on without a verdict, except as the settings say of its subject; if a body of ours throws,
 -- it is refused and a notice told. A session's stanzas stay in order, since the coroutine that handles them waits. A client that goes
--- is never kept: its unavailable presence is told and not held, and what the server says in its place is the server's.
+-- is never kept: its goodbye goes on at once, and without a word that somebody might object to; what is answered changes nothing.
 -- Stanzas are held where they leave their streams (intake.lua), not in events: what the server makes of one presence (a copy for each
 -- subscriber, probes, the goodbye of a session that has ended) passes the same events as the presence itself, and never comes here.
 -- What it does not do: count, or tell outcomes. Both are about messages.
@@ -109,12 +109,18 @@ local function verdict_on(body, session)
 	return question.answer, question.failure, question.malformed;
 end
 
+local function empty(stanza)
+	for i = #stanza, 1, -1 do stanza[i] = nil; end
+	for i = #stanza.tags, 1, -1 do stanza.tags[i] = nil; end
+end
+
 -- Holds a stanza on the running coroutine. Returns whether it goes on.
 local function hold(origin, stanza, about)
 	streams.remember(origin);
+	if about.told then empty(stanza); end
 	local body = describe.other(ids.new(), origin, stanza, about);
 	if about.told then
-		link.post(body);
+		link.ask({ done = function () end }, body);
 		return true;
 	end
 	local verdict, failure, bad = verdict_on(body, about.ingress == describe.CLIENT and origin);

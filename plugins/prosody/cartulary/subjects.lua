@@ -43,15 +43,15 @@ end
 
 -- The account's available sessions, of highest priority first, as they are when `session` has sent this presence.
 local function own_sessions(bare, session, presence)
-	local found, priorities = available(bare), {};
-	local own, listed = session.resource, false;
-	for i = 1, #found do
-		local other = bare_sessions[bare].sessions[found[i]];
-		priorities[found[i]] = other.priority or 0;
-		listed = listed or found[i] == own;
+	local found, priorities, own = available(bare), {}, session.resource;
+	for i = #found, 1, -1 do
+		priorities[found[i]] = bare_sessions[bare].sessions[found[i]].priority or 0;
+		if found[i] == own then table.remove(found, i); end
 	end
-	if not presence.attr.type and not listed then found[#found + 1] = own; end
-	priorities[own] = priority_of(presence);
+	if not presence.attr.type then
+		found[#found + 1] = own;
+		priorities[own] = priority_of(presence);
+	end
 	table.sort(found, function (a, b)
 		if priorities[a] ~= priorities[b] then return priorities[a] > priorities[b]; end
 		return a < b;

@@ -53,8 +53,8 @@ end
 
 function tests.a_verdict_is_read_with_its_exceptions()
 	local x = wire.text(1, "a@b")..wire.u8(2, wire.REPLACE)..wire.text(3, "<message/>");
-	local v = wire.verdict(wire.u8(1, 0)..wire.text(6, x)..wire.text(7, ("i"):rep(16))..wire.u8(8, 1)..wire.text(99, "later"));
-	assert(v.action == wire.DELIVER and v.outcome_wanted and v.event_id == ("i"):rep(16));
+	local v = wire.verdict(wire.u8(1, 0)..wire.text(6, x)..wire.text(7, ("i"):rep(16))..wire.u8(8, 1)..wire.text(9, "phone")..wire.text(99, "later"));
+	assert(v.resource == "phone" and v.action == wire.DELIVER and v.outcome_wanted and v.event_id == ("i"):rep(16));
 	assert(v.exceptions["a@b"].action == wire.REPLACE and v.exceptions["a@b"].replacement == "<message/>");
 end
 
@@ -81,6 +81,13 @@ function tests.settings_are_whole_or_an_error()
 	assert(fails(wire.settings, ""));
 	assert(fails(wire.settings, wire.u8(1, 0)));
 	assert(fails(wire.settings, (whole:gsub("^(......)\1", "%1\2"))));
+	assert(s.ask_about == nil);
+	local function about(subject, unanswered) return wire.text(5, wire.text(1, subject)..wire.u8(2, unanswered)); end
+	s = wire.settings(whole..about("iq", 1)..about("bind", 0)..about("of a later version", 0));
+	assert(s.ask_about.iq.deliver == true and s.ask_about.bind.deliver == false and not s.ask_about.presence);
+	assert(fails(wire.settings, whole..about("iq", 2)));
+	assert(fails(wire.settings, whole..wire.text(5, wire.text(1, "iq"))));
+	assert(fails(wire.settings, whole..wire.text(5, wire.u8(2, 1))));
 end
 
 local failed = 0;
