@@ -173,7 +173,9 @@ pub fn settings(config: &SidecarConfig, node: &str) -> Settings {
 mod tests {
     use super::*;
     use crate::config::{AlarmSettings, ClusterRef, Compliance, FORMAT, JournalSettings, LinkSettings};
+    use crate::events::{self, Handling, Packet};
     use crate::link::Ingress;
+    use crate::profile::{Profile, Rule};
 
     fn archiving(inbound: bool, outbound: bool, block: bool) -> Archiving {
         Archiving {
@@ -325,20 +327,66 @@ mod tests {
         ] {
             let mut archiving = archiving(inbound, outbound, block);
             archiving.endpoint = endpoint.then(|| "main".into());
-            let config = SidecarConfig {
-                format: FORMAT,
-                cluster: ClusterRef::default(),
-                generation: 7,
-                archiving,
-                endpoints: [].into(),
-                journal: JournalSettings::default(),
-                link: LinkSettings::default(),
-                alarms: AlarmSettings::default(),
-                compliance: Compliance::default(),
-            };
+            let config = config(archiving);
             let settings = settings(&config, "pod-0");
             assert_eq!(settings.unanswered, expected, "{inbound} {outbound} {block} {endpoint}");
             assert_eq!(settings.generation, 7);
+        }
+    }
+
+    fn config(archiving: Archiving) -> SidecarConfig {
+        SidecarConfig {
+            format: FORMAT,
+            cluster: ClusterRef::default(),
+            generation: 7,
+            archiving,
+            endpoints: [].into(),
+            journal: JournalSettings::default(),
+            link: LinkSettings::default(),
+            alarms: AlarmSettings::default(),
+            compliance: Compliance::default(),
+        }
+    }
+
+    #[test]
+    fn fh_7_an_unanswered_message_is_refused_where_it_is_recorded_or_else_or_where_somebody_decides_about_it()
+    {
+        use Unanswered::{Deliver, Refuse};
+        let rule = |event, handling, fire_and_forget| Rule { handling, fire_and_forget, ..Rule::new(event) };
+        let of_iqs = Rule { packets: vec![Packet::Iq], ..Rule::new(&events::ES_OUT) };
+        for (rules, block, chosen, expected) in [
+            (vec![], false, None, Deliver),
+            (vec![], true, None, Refuse),
+            (vec![rule(&events::ES_OUT, None, false)], false, None, Refuse),
+            (vec![rule(&events::ON_BEFORE_SEND, None, false)], false, None, Refuse),
+            (vec![rule(&events::ES_OUT, None, true)], false, None, Deliver),
+            (vec![rule(&events::ES_OUT, Some(Handling::Pass), false)], false, None, Deliver),
+            (vec![of_iqs], false, None, Deliver),
+            (vec![rule(&events::ON_BEFORE_JOIN, None, false)], false, None, Deliver),
+            (vec![rule(&events::ES_OUT, None, false)], true, Some(WhenUnanswered::Deliver), Deliver),
+            (vec![], false, Some(WhenUnanswered::Refuse), Refuse),
+        ] {
+            let mut config = config(archiving(true, true, block));
+            config.link.unanswered = chosen;
+            config.compliance.profiles =
+                vec![Profile { name: "P".into(), events: rules.clone(), servers: Vec::new(), nodes: None }];
+            assert_eq!(settings(&config, "pod-0").unanswered, expected, "{rules:?} {block} {chosen:?}");
+        }
+    }
+
+    #[test]
+    fn fh_2_the_plugin_waits_longer_than_the_servers_may_take() {
+        for (nodes, event_timeout_ms, expected) in [
+            (None, 30_000, 35_000),
+            (None, 1_000, 30_000),
+            (Some(vec!["pod-1".to_owned()]), 30_000, 30_000),
+            (None, u32::MAX, u32::MAX),
+        ] {
+            let mut config = config(archiving(true, true, true));
+            config.compliance.event_timeout_ms = event_timeout_ms;
+            config.compliance.profiles =
+                vec![Profile { name: "P".into(), events: Vec::new(), servers: Vec::new(), nodes }];
+            assert_eq!(settings(&config, "pod-0").answer_timeout_ms, expected);
         }
     }
 }

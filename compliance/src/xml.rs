@@ -242,6 +242,10 @@ fn element(walk: &Walk<'_>, start: Start, budget: &mut usize) -> Result<Element,
             other => Ok(other.to_owned()),
         }
     };
+    // No element is defined in it, and readers do not agree on what they make of one.
+    if &*start.namespace == XML {
+        return Err(XmlError::Malformed("it uses a reserved namespace".into()));
+    }
     let mut element = Element::bare(start.name, usable(start.namespace)?);
     for (prefix, name, value) in start.attributes {
         let namespace = match &prefix {
