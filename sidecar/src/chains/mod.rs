@@ -269,13 +269,15 @@ impl Chains {
         self.note_place(profile, key, server);
         if let Some(peers) = self.peers.get() {
             let telling = peers.tell(server, Arc::clone(&question), deadline);
-            let (missed, server) = (Arc::clone(&self.missed), server.to_owned());
-            // Bounded by what may wait for the server: more is refused at once.
-            tokio::spawn(async move {
-                if !telling.await {
-                    missed.note(&server, &question);
-                }
-            });
+            // What else was not seen is nothing to anybody. Bounded by what may wait for the server: more is refused at once.
+            if is_kept_when_missed(question.event) {
+                let (missed, server) = (Arc::clone(&self.missed), server.to_owned());
+                tokio::spawn(async move {
+                    if !telling.await {
+                        missed.note(&server, &question);
+                    }
+                });
+            }
         }
         Some(server.to_owned())
     }

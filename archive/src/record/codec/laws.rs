@@ -72,6 +72,13 @@ fn every_kind() -> Vec<Header> {
         sums: Sums::from_array([8, 7, 6, 5, 4, 3, 2, u64::MAX]),
         is_final: true,
     };
+    let missed = Missed {
+        seen_at_nanos: 4,
+        jid: "ann@here.example/pc".to_owned(),
+        event: "e_SESSION".to_owned(),
+        server: "wall".to_owned(),
+        profile: "Wall".to_owned(),
+    };
     let end = StreamEnd { incarnation: Uuid::from_u128(5), sequence: 9, hash: [1; 32] };
     vec![
         header(Content::Open(Open { predecessor: Some(end), software: "1".to_owned() })),
@@ -80,6 +87,7 @@ fn every_kind() -> Vec<Header> {
         header(Content::Body(Body::Outcome(outcome))),
         header(Content::Body(Body::Gap(gap))),
         header(Content::Body(Body::Tally(tally))),
+        header(Content::Body(Body::Missed(missed))),
         header(Content::Close),
     ]
 }
