@@ -152,6 +152,8 @@ pub mod metric {
     pub const ENDPOINT_UP: &str = "cartulary_endpoint_up";
     /// 1 while a plugin is connected and every host armed.
     pub const COVERED: &str = "cartulary_covered";
+    /// Memory of the sidecar's process, bytes, under the name that Prometheus' own clients give it.
+    pub const RESIDENT_MEMORY: &str = "process_resident_memory_bytes";
     /// 1 while an alarm is raised, by `alarm`, `namespace`, `cluster`, `node`, `endpoint`, `server` (empty where it is about none); of
     /// sidecar and operator alike.
     pub const ALARM: &str = "cartulary_alarm";

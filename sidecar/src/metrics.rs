@@ -80,6 +80,9 @@ impl Collector for Page {
         let covered =
             link.connected && !link.hosts.is_empty() && link.hosts.iter().all(|host| host.problem.is_none());
         gauge(metric::COVERED, "1 while a plugin is connected and every host armed", covered.into())?;
+        if let Some(bytes) = resident_memory() {
+            gauge(metric::RESIDENT_MEMORY, "Memory of the sidecar's process in bytes", bytes)?;
+        }
 
         let kinds = [("accepted", counts.accepted), ("outcome", counts.outcomes)];
         let kinds = kinds.into_iter().map(|(kind, value)| (kind, ConstCounter::new(value)));
@@ -292,6 +295,13 @@ fn single(
     value: &impl EncodeMetric,
 ) -> fmt::Result {
     value.encode(encoder.encode_descriptor(name, help, None, value.metric_type())?)
+}
+
+/// What the kernel says of this process (proc(5), `VmRSS`); `None` where it says nothing.
+fn resident_memory() -> Option<i64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.trim().strip_suffix("kB")?;
+    kilobytes.trim().parse::<i64>().ok()?.checked_mul(1024)
 }
 
 fn family<'a, M: EncodeMetric>(
