@@ -436,8 +436,8 @@ impl Gauges {
             Ok(values.reduce(f64::max).with_context(|| format!("no {name} in\n{page}"))? as u64)
         };
         Ok(Self {
-            pending: most("cartulary_compliance_pending")?,
-            pending_bytes: most("cartulary_compliance_pending_bytes")?,
+            pending: most("cartulary_compliance_server_pending")?,
+            pending_bytes: most("cartulary_compliance_server_pending_bytes")?,
             memory: most("process_resident_memory_bytes")?,
         })
     }
