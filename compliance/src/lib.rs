@@ -14,6 +14,8 @@ pub mod events;
 pub mod failure;
 pub mod link;
 pub mod names;
+#[cfg(test)]
+mod page;
 pub mod profile;
 pub mod protocol;
 pub mod stanza;

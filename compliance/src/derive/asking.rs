@@ -34,6 +34,14 @@ pub(super) fn causes(event: &Event) -> &'static [Subject] {
     }
 }
 
+/// The kinds of packets that may cause an event, for the page that lists them.
+#[cfg(test)]
+pub(crate) fn caused_packets(event: &Event) -> Vec<crate::events::Packet> {
+    let packets: std::collections::BTreeSet<_> =
+        causes(event).iter().map(|subject| packet(*subject)).collect();
+    packets.into_iter().collect()
+}
+
 /// What the plugin has to ask about on `node` besides messages, and what becomes of each unanswered: refused where somebody waits for an answer
 /// and refuses what is undecided, else delivered, unless `chosen` says it for all (FH-7).
 #[must_use]

@@ -8,6 +8,8 @@ mod notices;
 mod stanza;
 
 pub use asking::ask_about;
+#[cfg(test)]
+pub(crate) use asking::caused_packets;
 pub(crate) use asking::{is_anybody_asked, is_refused_undecided};
 pub use notices::{stats, told};
 pub use stanza::{lane, occurrences};
