@@ -2,7 +2,8 @@
 //!
 //! Everything happens in one task, so that frames are taken strictly in the order in which they arrive, and all answers that
 //! are ready in one turn leave in one write. Bounds: nothing more is read while too many events wait for their records, while too
-//! much of their text is in memory, or while the plugin does not take its answers.
+//! much of their text is in memory, or while the plugin does not take its answers. What waits for compliance servers has bounds of its
+//! own and does not stop reading.
 
 use super::Link;
 use crate::counts::Refused;
