@@ -1,6 +1,6 @@
 //! The command line's grammar. What help says is said here and nowhere else.
 
-use crate::{output::Format, time};
+use crate::{conformance::Stream, output::Format, time};
 use clap::{Parser, Subcommand};
 use jid::Jid;
 use jiff::Timestamp;
@@ -23,6 +23,8 @@ pub struct Args {
 pub enum Command {
     /// Show what is recorded where, node by node, and what is wrong
     Status(StatusArgs),
+    /// Go through everything that compliance servers, archives and coverage depend on, and say what to look at next
+    Troubleshoot(TroubleshootArgs),
     /// Find recorded messages; the newest comes last
     Search(SearchArgs),
     /// Check that the archive holds what was written, unchanged and without holes
@@ -37,6 +39,8 @@ pub enum Command {
     Migrate(MigrateArgs),
     /// List or retry records that an archive refused
     DeadLetters(DeadLettersArgs),
+    /// Check whether a compliance server answers as the event protocol has it
+    Conformance(ConformanceArgs),
 }
 
 /// Which Kubernetes cluster, with which rights.
@@ -251,6 +255,74 @@ pub struct DeadLettersTarget {
     pub cluster: Option<String>,
     #[command(flatten)]
     pub kube: KubeArgs,
+    /// Form of the answer
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    pub output: Format,
+}
+
+/// `troubleshoot`.
+#[derive(clap::Args)]
+pub struct TroubleshootArgs {
+    /// Only this XMPPCluster
+    #[arg(value_name = "CLUSTER")]
+    pub cluster: Option<String>,
+    /// All namespaces
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
+    pub all_namespaces: bool,
+    #[command(flatten)]
+    pub kube: KubeArgs,
+    /// Form of the answer
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    pub output: Format,
+}
+
+/// `conformance`.
+#[derive(clap::Args)]
+#[command(
+    long_about = "Plays the sidecar's part of the event protocol (docs/event-protocol.md) against a compliance server, and says \
+    of each event whether its answer is one: OK, FAILED and why, or NOTE. What the server decides is not judged. It is asked about \
+    invented people in the domain chat.example, so let a server that keeps records know that this is a test.\n\n\
+    Checked are: the handshake; that a wrong password and a wrong name are refused apart; pings; every event with an example of its stanza, \
+    asked or told; unknown attributes; an event of another version; a long stanza; a thousand open questions; a question that is asked \
+    again after a loss; that nothing is answered twice; and the end of the stream. How a server ends by itself cannot be tried from here."
+)]
+pub struct ConformanceArgs {
+    /// The server
+    #[arg(value_name = "HOST:PORT")]
+    pub address: String,
+    /// Component name to use; the server has to know it
+    #[arg(long, value_name = "NAME", default_value = "op-conformance.pod-0")]
+    pub component: String,
+    /// File that holds the password (a line end after it does not count); otherwise it is taken from COMPLIANCE_PASSWORD
+    #[arg(long, value_name = "FILE")]
+    pub password_file: Option<PathBuf>,
+    /// Over TLS; that is so unless --plain is given
+    #[arg(long)]
+    pub tls: bool,
+    /// Over plain TCP
+    #[arg(long, conflicts_with_all = ["tls", "ca", "server_name", "client_cert", "client_key"])]
+    pub plain: bool,
+    /// PEM of the authorities that may have signed the server's certificate; the system's otherwise
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+    /// Name that the certificate must have; the host otherwise
+    #[arg(long, value_name = "NAME")]
+    pub server_name: Option<String>,
+    /// PEM of a certificate chain to show to the server
+    #[arg(long, value_name = "FILE", requires = "client_key")]
+    pub client_cert: Option<PathBuf>,
+    /// PEM of its key
+    #[arg(long, value_name = "FILE", requires = "client_cert")]
+    pub client_key: Option<PathBuf>,
+    /// Namespace of the stream
+    #[arg(long, value_enum, default_value_t = Stream::Accept)]
+    pub stream: Stream,
+    /// Only this event; may be given several times
+    #[arg(long, value_name = "EVENT")]
+    pub event: Vec<String>,
+    /// How long each answer is awaited
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    pub timeout: u32,
     /// Form of the answer
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     pub output: Format,

@@ -9,6 +9,7 @@
 mod anchors;
 mod archive;
 mod args;
+mod conformance;
 mod dead_letters;
 mod export;
 mod kubernetes;
@@ -23,6 +24,7 @@ mod search;
 mod source;
 mod status;
 mod time;
+mod troubleshoot;
 mod verify;
 
 use clap::{CommandFactory, FromArgMatches};
@@ -76,6 +78,7 @@ fn cannot(error: &anyhow::Error) -> ExitCode {
 async fn run(args: args::Args) -> anyhow::Result<Found> {
     match args.command {
         args::Command::Status(args) => status::run(args).await,
+        args::Command::Troubleshoot(args) => troubleshoot::run(args).await,
         args::Command::Search(args) => search::run(args).await,
         args::Command::Verify(args) => verify::run(args).await,
         args::Command::Report(args) => report::run(args).await,
@@ -83,5 +86,6 @@ async fn run(args: args::Args) -> anyhow::Result<Found> {
         args::Command::Anchors(args) => anchors::run(args).await,
         args::Command::Migrate(args) => migrate::run(args).await,
         args::Command::DeadLetters(args) => dead_letters::run(args).await,
+        args::Command::Conformance(args) => conformance::run(args).await,
     }
 }

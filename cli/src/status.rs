@@ -24,34 +24,36 @@ use std::io::Write;
 /// One XMPPCluster.
 #[derive(Serialize, Debug)]
 #[serde(rename_all = "camelCase")]
-struct ClusterReport {
-    namespace: String,
-    name: String,
-    conditions: Vec<Condition>,
+pub struct ClusterReport {
+    pub namespace: String,
+    pub name: String,
+    pub conditions: Vec<Condition>,
     /// `metadata.generation`: what is declared.
-    generation: Option<i64>,
-    pods: Vec<PodReport>,
+    pub generation: Option<i64>,
+    pub pods: Vec<PodReport>,
     /// Journal claims whose pod is gone: they may hold records that no archive has.
-    retained_claims: Vec<String>,
+    pub retained_claims: Vec<String>,
     /// The journals, as the operator last saw them.
     journals: Vec<JournalReport>,
     /// Alarms that the operator raises: about what no sidecar can see, too.
     operator_alarms: Vec<OperatorAlarm>,
+    /// Names of the compliance servers that are assigned; none while compliance is not enabled.
+    pub compliance_servers: Vec<String>,
     /// Records that wait, over all nodes that answered.
-    waiting: u64,
+    pub waiting: u64,
     /// Whether every node answered, so that `waiting` is the whole truth.
-    complete: bool,
+    pub complete: bool,
 }
 
 /// One pod under compliance.
 #[derive(Serialize, Debug)]
 #[serde(rename_all = "camelCase")]
-struct PodReport {
-    name: String,
-    phase: String,
+pub struct PodReport {
+    pub name: String,
+    pub phase: String,
     /// Why the sidecar's status is not here.
-    problem: Option<String>,
-    status: Option<SidecarStatus>,
+    pub problem: Option<String>,
+    pub status: Option<SidecarStatus>,
     /// Alarms, as the status raises them this moment.
     alarms: Vec<AlarmReport>,
 }
@@ -95,6 +97,10 @@ struct AlarmReport {
     alarm: &'static str,
     severity: &'static str,
     endpoint: Option<String>,
+    /// The compliance server it is about.
+    server: Option<String>,
+    /// Raised, and declared not to be told.
+    silenced: bool,
     message: String,
     /// What to do.
     action: &'static str,
@@ -103,26 +109,18 @@ struct AlarmReport {
 /// A condition, as the Kubernetes API has it.
 #[derive(Serialize, Deserialize, Debug, Default)]
 #[serde(rename_all = "camelCase", default)]
-struct Condition {
+pub struct Condition {
     #[serde(rename = "type")]
-    kind: String,
-    status: String,
-    reason: String,
-    message: String,
-    observed_generation: Option<i64>,
+    pub kind: String,
+    pub status: String,
+    pub reason: String,
+    pub message: String,
+    pub observed_generation: Option<i64>,
 }
 
 /// Runs the command.
 pub async fn run(args: StatusArgs) -> anyhow::Result<Found> {
-    let kubernetes = Kubernetes::connect(&args.kube).await?;
-    let clusters = match &args.cluster {
-        Some(name) => vec![kubernetes.cluster(Some(name)).await?],
-        None => kubernetes.list("XMPPCluster", args.all_namespaces).await?,
-    };
-    let mut reports = Vec::new();
-    for cluster in &clusters {
-        reports.push(report(&kubernetes, cluster).await?);
-    }
+    let (kubernetes, reports) = collect(&args).await?;
     let mut out = output::stdout();
     match args.output {
         Format::Json => output::json_line(&mut out, &reports)?,
@@ -140,6 +138,20 @@ pub async fn run(args: StatusArgs) -> anyhow::Result<Found> {
     }
     out.flush()?;
     Ok(if reports.iter().all(ClusterReport::is_fine) { Found::Fine } else { Found::Wrong })
+}
+
+/// Everything about the XMPPClusters that are meant, as it is this moment.
+pub async fn collect(args: &StatusArgs) -> anyhow::Result<(Kubernetes, Vec<ClusterReport>)> {
+    let kubernetes = Kubernetes::connect(&args.kube).await?;
+    let clusters = match &args.cluster {
+        Some(name) => vec![kubernetes.cluster(Some(name)).await?],
+        None => kubernetes.list("XMPPCluster", args.all_namespaces).await?,
+    };
+    let mut reports = Vec::new();
+    for cluster in &clusters {
+        reports.push(report(&kubernetes, cluster).await?);
+    }
+    Ok((kubernetes, reports))
 }
 
 fn place(args: &StatusArgs, kubernetes: &Kubernetes) -> String {
@@ -171,6 +183,7 @@ async fn report(kubernetes: &Kubernetes, cluster: &DynamicObject) -> anyhow::Res
         retained_claims: pods::retained(cluster).collect(),
         journals: in_status(cluster, "/status/journals"),
         operator_alarms: in_status(cluster, "/status/alarms"),
+        compliance_servers: assigned(cluster),
         waiting: endpoints.map(|endpoint| endpoint.waiting).sum(),
         complete: reports.iter().all(|pod| pod.status.is_some()),
         namespace,
@@ -185,6 +198,20 @@ fn in_status<T: serde::de::DeserializeOwned>(cluster: &DynamicObject, place: &st
     list.into_iter().flatten().filter_map(|item| serde_json::from_value(item.clone()).ok()).collect()
 }
 
+/// Names of the compliance servers that are assigned, each once.
+fn assigned(cluster: &DynamicObject) -> Vec<String> {
+    let compliance = |place: &str| cluster.data.pointer(&format!("/spec/compliance/{place}"));
+    if compliance("enabled").and_then(|value| value.as_bool()) == Some(false) {
+        return Vec::new();
+    }
+    let servers = compliance("servers").and_then(|servers| servers.as_array()).into_iter().flatten();
+    let mut names: Vec<String> =
+        servers.filter_map(|server| server.get("server")?.as_str().map(str::to_owned)).collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
 /// From when on something is an alarm there, as far as the declaration says so in a way known here.
 fn alarm_settings(cluster: &DynamicObject) -> AlarmSettings {
     let mut settings = AlarmSettings::default();
@@ -194,6 +221,8 @@ fn alarm_settings(cluster: &DynamicObject) -> AlarmSettings {
     settings.high_water_percent = percent.unwrap_or(settings.high_water_percent);
     let waiting = alarms("waitingTooLong").and_then(|value| value.as_str()).and_then(time::seconds);
     settings.waiting_too_long_seconds = waiting.unwrap_or(settings.waiting_too_long_seconds);
+    let silenced = alarms("silenced").and_then(|list| list.as_array()).into_iter().flatten();
+    settings.silenced = silenced.filter_map(|item| serde_json::from_value(item.clone()).ok()).collect();
     settings
 }
 
@@ -201,10 +230,12 @@ fn alarms_of(status: &SidecarStatus, settings: &AlarmSettings) -> Vec<AlarmRepor
     let raised = alarms::of_node(status, settings, jiff::Timestamp::now().as_microsecond());
     raised
         .into_iter()
-        .map(|alarms::Raised { alarm, endpoint, message, .. }| AlarmReport {
+        .map(|alarms::Raised { alarm, endpoint, server, message, silenced }| AlarmReport {
             alarm: alarm.name,
             severity: alarm.severity.word(),
             endpoint,
+            server,
+            silenced,
             message,
             action: alarm.action,
         })
@@ -219,7 +250,8 @@ impl ClusterReport {
             && self.operator_alarms.is_empty()
     }
 
-    fn is_old(&self, condition: &Condition) -> bool {
+    /// Whether a condition is about an older declaration.
+    pub fn is_old(&self, condition: &Condition) -> bool {
         condition.observed_generation < self.generation
     }
 }
@@ -228,11 +260,51 @@ impl PodReport {
     fn is_fine(&self) -> bool {
         self.status.as_ref().is_some_and(|status| {
             status.ready
-                && self.alarms.is_empty()
+                && self.alarms.iter().all(|alarm| alarm.silenced)
                 && status.config.problem.is_none()
                 && status.journal.problem.is_none()
                 && status.endpoints.values().all(|e| e.state == reason::CONNECTED && e.dead_letters == 0)
+                && status.compliance_servers.values().all(|server| server.in_service)
         })
+    }
+}
+
+/// A cluster with one node where all is well.
+#[cfg(test)]
+pub fn healthy() -> ClusterReport {
+    let endpoint = cartulary_compliance::status::EndpointStatus {
+        state: reason::CONNECTED.into(),
+        ..Default::default()
+    };
+    let status = SidecarStatus {
+        ready: true,
+        endpoints: [("embedded".to_owned(), endpoint)].into(),
+        ..Default::default()
+    };
+    ClusterReport {
+        namespace: "chat".into(),
+        name: "chat".into(),
+        conditions: vec![Condition {
+            kind: condition::READY.into(),
+            status: "True".into(),
+            reason: reason::OK.into(),
+            observed_generation: Some(2),
+            ..Default::default()
+        }],
+        generation: Some(2),
+        pods: vec![PodReport {
+            name: "prosody-0".into(),
+            phase: "Running".into(),
+            problem: None,
+            status: Some(status),
+            alarms: Vec::new(),
+        }],
+        retained_claims: Vec::new(),
+        journals: Vec::new(),
+        compliance_servers: Vec::new(),
+        operator_alarms: Vec::new(),
+        waiting: 0,
+        complete: true,
     }
 }
 
@@ -240,39 +312,6 @@ impl PodReport {
 mod tests {
     use super::*;
     use cartulary_compliance::status::EndpointStatus;
-
-    fn healthy() -> ClusterReport {
-        let endpoint = EndpointStatus { state: reason::CONNECTED.into(), ..Default::default() };
-        let status = SidecarStatus {
-            ready: true,
-            endpoints: [("embedded".to_owned(), endpoint)].into(),
-            ..Default::default()
-        };
-        ClusterReport {
-            namespace: "chat".into(),
-            name: "chat".into(),
-            conditions: vec![Condition {
-                kind: condition::READY.into(),
-                status: "True".into(),
-                reason: reason::OK.into(),
-                observed_generation: Some(2),
-                ..Default::default()
-            }],
-            generation: Some(2),
-            pods: vec![PodReport {
-                name: "prosody-0".into(),
-                phase: "Running".into(),
-                problem: None,
-                status: Some(status),
-                alarms: Vec::new(),
-            }],
-            retained_claims: Vec::new(),
-            journals: Vec::new(),
-            operator_alarms: Vec::new(),
-            waiting: 0,
-            complete: true,
-        }
-    }
 
     #[test]
     fn a_node_that_does_not_answer_is_never_counted_as_good() {

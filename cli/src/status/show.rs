@@ -4,6 +4,7 @@ use super::{AnchorReport, ClusterReport, JournalReport, OperatorAlarm, PodReport
 use crate::{output, time};
 use cartulary_compliance::alarms;
 use cartulary_compliance::names::{label, reason};
+use cartulary_compliance::status::LinkState;
 use std::io::Write;
 
 /// One XMPPCluster with everything below it.
@@ -135,6 +136,23 @@ fn show_pod(out: &mut impl Write, pod: &PodReport) -> anyhow::Result<()> {
             writeln!(out, "      {}", output::printable(&endpoint.message))?;
         }
     }
+    for (name, server) in &status.compliance_servers {
+        let state = match (server.in_service, server.state) {
+            (true, _) => "in service",
+            (false, LinkState::Gone) => "GONE",
+            (false, LinkState::Connected) => "CONNECTED, not in service",
+            (false, LinkState::Active) => "ACTIVE, not in service",
+        };
+        let counts = &server.counts;
+        writeln!(
+            out,
+            "    compliance server {name} at {} as {}: {state}, {} pending, {} asked, {} refused, {} timed out",
+            server.address, server.component, server.pending, counts.asked, counts.errors, counts.timed_out
+        )?;
+        if !server.in_service && !server.message.is_empty() {
+            writeln!(out, "      {}", output::printable(&server.message))?;
+        }
+    }
     for head in &status.heads {
         let confirmed = match &head.confirmed {
             Some(place) => format!("archived up to {}", place.sequence),
@@ -178,9 +196,18 @@ fn show_pod(out: &mut impl Write, pod: &PodReport) -> anyhow::Result<()> {
         writeln!(out, "    note: {}", output::printable(note))?;
     }
     for alarm in &pod.alarms {
-        let about = alarm.endpoint.as_ref().map(|name| format!(" endpoint {name}:")).unwrap_or_default();
+        let about = match (&alarm.endpoint, &alarm.server) {
+            (Some(name), _) => format!(" endpoint {name}:"),
+            (None, Some(name)) => format!(" compliance server {name}:"),
+            (None, None) => String::new(),
+        };
         let message = output::printable(&alarm.message);
-        writeln!(out, "    ALARM {} ({}):{about} {message}. {}", alarm.alarm, alarm.severity, alarm.action)?;
+        let silenced = if alarm.silenced { ", silenced" } else { "" };
+        writeln!(
+            out,
+            "    ALARM {} ({}{silenced}):{about} {message}. {}",
+            alarm.alarm, alarm.severity, alarm.action
+        )?;
     }
     Ok(())
 }

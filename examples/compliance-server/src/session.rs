@@ -23,6 +23,8 @@ use tokio_util::task::TaskTracker;
 
 /// Answers that wait to be written.
 const WAITING: usize = 256;
+/// A longer stanza would end the connection, so whoever writes a long message could do that.
+const MAX_ANSWER: usize = 1 << 20;
 /// How long the peer has to close its side when we closed ours.
 const FAREWELL: Duration = Duration::from_secs(5);
 const PING: &str = "urn:xmpp:ping";
@@ -290,9 +292,11 @@ impl<P: Policy> Session<'_, P> {
             };
             let answer = decided.unwrap_or_else(|_| fault("the policy panicked"));
             let Some(reply) = reply else { return };
-            let bytes = reply
-                .answer(&answer)
-                .or_else(|| reply.answer(&fault("the policy's answer cannot be written as XML")));
+            let bytes = match reply.answer(&answer) {
+                Some(bytes) if bytes.len() <= MAX_ANSWER => Some(bytes),
+                Some(_) => reply.answer(&fault("an answer is longer than the protocol allows")),
+                None => reply.answer(&fault("the policy's answer cannot be written as XML")),
+            };
             if let Some(bytes) = bytes {
                 let _ = answers.send(bytes).await;
             }

@@ -3,13 +3,13 @@
 //! Invariants: decisions about time use the monotonic clock alone; memory is bounded for each server, whatever it does (P6); a server whose
 //! declaration did not change is not touched by a new configuration. What it does not do: choose servers, or decide what becomes of a stanza.
 
-mod connect;
+pub mod connect;
 mod course;
 mod link;
 mod pending;
 mod pulse;
 mod server;
-mod stream;
+pub mod stream;
 #[cfg(test)]
 mod tests;
 mod tls;
