@@ -85,6 +85,7 @@ async fn a_client_that_goes_while_it_is_to_be_bound_is_not_bound() -> Result<()>
         .into_iter()
         .find(|n| n.name == "session-up" && n.jid.as_deref() == Some("ben@example.test/HOLD"));
     ensure!(up.is_none(), "{up:?}");
+    ensure!(!town.prosody.log().contains("Traceback"), "{}", town.prosody.log());
     Ok(())
 }
 
