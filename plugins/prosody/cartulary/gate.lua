@@ -108,11 +108,12 @@ local function with_verdict(event, held, verdict)
 	return true;
 end
 
--- Addresses a message to an account to the session that the verdict names, if it is there. Returns whether it did.
+-- Addresses a message to an account to the session that the verdict names, if it is available. Returns whether it did.
 local function direct(held, stanza)
 	if not held.resource or held.target ~= recipients.USER or held.kind == "groupchat" or held.kind == "error" then return false; end
 	local full = held.bare.."/"..held.resource;
-	if (stanza.attr.to or held.bare) ~= held.bare or not prosody.full_sessions[full] then return false; end
+	local session = prosody.full_sessions[full];
+	if (stanza.attr.to or held.bare) ~= held.bare or not session or not session.presence then return false; end
 	stanza.attr.to = full;
 	return true;
 end

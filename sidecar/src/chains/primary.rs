@@ -1,6 +1,7 @@
 //! The sessions that compliance servers named to get what is sent to their accounts (`e_PRISESSION`, PR-10).
 //!
-//! Bounded; a name is forgotten with its session. One that is not among those that would get a message is not applied.
+//! Bounded; a name is forgotten with its session. It outranks priorities: the session that was named need not be among those that would get
+//! a message without it. The plugin applies it while that session is available.
 
 use cartulary_compliance::link::{Event, Subject, Target};
 use std::collections::HashMap;
@@ -49,8 +50,9 @@ impl Primaries {
         // What is sent to a full JID is for that session.
         let to = event.to.as_deref().filter(|to| !to.contains('/'))?;
         let resource = named.get(to)?;
-        let mut sessions = event.recipients.iter().filter(|recipient| recipient.bare == to);
-        sessions.any(|recipient| recipient.resources.contains(resource)).then(|| resource.clone())
+        // Who is away gets it later.
+        let is_there = event.recipients.iter().any(|known| known.bare == to && !known.resources.is_empty());
+        is_there.then(|| resource.clone())
     }
 }
 
@@ -74,7 +76,9 @@ mod tests {
         assert_eq!(primaries.of(&both), None);
         primaries.name("juliet@here.example/phone");
         assert_eq!(primaries.of(&both).as_deref(), Some("phone"));
-        assert_eq!(primaries.of(&there(&["pc"])), None);
+        // Whatever its priority.
+        assert_eq!(primaries.of(&there(&["pc"])).as_deref(), Some("phone"));
+        assert_eq!(primaries.of(&there(&[])), None);
         let to_pc = Event { to: Some("juliet@here.example/pc".into()), ..both.clone() };
         assert_eq!(primaries.of(&to_pc), None);
         primaries.forget("juliet@here.example/pc");
