@@ -174,7 +174,7 @@ impl Builder {
         self
     }
 
-    /// Has compliance servers asked; the world starts when events go to all of them.
+    /// Has compliance servers asked; the world starts when events go to all that profiles name.
     #[must_use]
     pub fn asks(mut self, compliance: Compliance) -> Self {
         self.compliance = Some(compliance);
@@ -245,7 +245,9 @@ impl Builder {
         let asked = self.compliance.is_some();
         config.compliance = self.compliance.unwrap_or_default();
         (self.change)(&mut config);
-        let servers: Vec<String> = config.compliance.servers.keys().cloned().collect();
+        // Others are not connected to.
+        let servers: Vec<String> =
+            config.compliance.profiles.iter().flat_map(|profile| profile.servers.clone()).collect();
         let folder = dir.path().join("sidecar");
         let sidecar = Sidecar::start_in(&self.node, &folder, &server, config, self.wrapper).await?;
         let mut prosody = Prosody::prepare(&server, self.setup, Some(sidecar.link()))?;

@@ -123,13 +123,13 @@ async fn fh_6_answers_that_are_late_double_unknown_malformed_or_huge_do_no_harm_
         "no-such-recipient",
     ];
     let before = counts().await?;
-    for body in malformed {
+    for (n, body) in malformed.into_iter().enumerate() {
         anna.message(ben.bare(), "chat", &format!("m-{body}"), body).await?;
         assert_eq!(refusal(&anna, &format!("m-{body}")).await?, "service-unavailable", "{body}");
         ensure!(!came(&ben, &format!("m-{body}")).await?, "{body}");
+        assert_eq!(counts().await?.malformed - before.malformed, n as u64 + 1, "{body}");
     }
     let after = counts().await?;
-    assert_eq!(after.malformed - before.malformed, malformed.len() as u64);
     assert_eq!(after.timed_out, before.timed_out);
     // What ends the connection: it is asked again on the next one, about the same.
     for body in ONCE {

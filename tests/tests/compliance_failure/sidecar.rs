@@ -3,10 +3,10 @@
 use crate::{came, patient, refusal};
 use anyhow::{Result, ensure};
 use cartulary_compliance::config::WhenUnanswered;
-use cartulary_compliance::events;
+use cartulary_compliance::events::{self, Handling};
 use cartulary_compliance::profile::Rule;
 use cartulary_tests::oracle::{everything_is_archived_once, nothing_is_unrecorded};
-use cartulary_tests::policy::{Answer, Policy, compliance, messages, profile};
+use cartulary_tests::policy::{Answer, Policy, compliance, handled, messages, profile};
 use cartulary_tests::transcript::{Kind, Transcript};
 use cartulary_tests::world::World;
 
@@ -14,7 +14,7 @@ use cartulary_tests::world::World;
 async fn fh_7_without_a_sidecar_what_is_awaited_is_refused_or_goes_on_by_choice_and_nothing_accepted_is_lost()
 -> Result<()> {
     let wall = Policy::start("wall").await?;
-    let rules = vec![messages(&events::ES_OUT), Rule::new(&events::E_SESSION)];
+    let rules = vec![messages(&events::ES_OUT), handled(Rule::new(&events::E_SESSION), Handling::Bounce)];
     let asked = patient(compliance(&[&wall], vec![profile("Wall", rules, &[&wall])]));
     let mut world = World::builder()
         .config(|c| c.archiving.block_if_unable_to_record = false)
