@@ -36,7 +36,7 @@ pub(super) fn causes(event: &Event) -> &'static [Subject] {
 
 /// The kinds of packets that may cause an event, for the page that lists them.
 #[cfg(test)]
-pub(crate) fn caused_packets(event: &Event) -> Vec<crate::events::Packet> {
+pub(crate) fn caused_packets(event: &Event) -> Vec<events::Packet> {
     let packets: std::collections::BTreeSet<_> =
         causes(event).iter().map(|subject| packet(*subject)).collect();
     packets.into_iter().collect()
