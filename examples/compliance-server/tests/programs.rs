@@ -46,6 +46,7 @@ impl Program {
         assert!(Command::new("kill").arg(id).status().await.expect("kill").success());
         client.until("</stream:stream>").await;
         client.send("</stream:stream>").await;
+        assert_eq!(client.rest().await, "", "nothing comes after the end");
         let status =
             tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("an end").expect("a status");
         assert!(status.success());
