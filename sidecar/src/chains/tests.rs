@@ -5,14 +5,14 @@ use crate::counts::Counters;
 use crate::fixture::{config, event};
 use crate::path::{self, Step};
 use crate::recorder::Recorder;
-use crate::testing::{Gate, in_force};
+use crate::testing::{Gate, Served, in_force, outcome, until};
 use cartulary_archive::journal::AppendError;
 use cartulary_archive::record::{Accepted, ActionCode, Body, Draft};
 use cartulary_compliance::config::SidecarConfig;
 use cartulary_compliance::events::{
-    E_SESSION, ES_END, ES_IN, ES_OUT, Event as Kind, Handling, ON_BEFORE_SEND,
+    E_PRISESSION, E_SESSION, E_STATS, ES_END, ES_IN, ES_OUT, Event as Kind, Handling, ON_BEFORE_SEND,
 };
-use cartulary_compliance::link::{Action, Notice, Recipient, Target, Verdict};
+use cartulary_compliance::link::{Action, Frame, Notice, Recipient, Target, Verdict};
 use cartulary_compliance::profile::Rule;
 use cartulary_compliance::protocol::{Answer, Except, ExceptAction};
 use tokio_util::sync::CancellationToken;
@@ -502,6 +502,99 @@ fn logout() -> Notice {
         jid: Some("romeo@here.example/orchard".into()),
         ..Notice::default()
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn fh_8_a_logout_that_nobody_could_be_told_of_in_time_is_counted_as_missed() {
+    let node = Node::new(asks(vec![profile("p", all_kinds(), &["a"])]), |_, _| at_once());
+    for standing in [Standing::InService, Standing::Queueing, Standing::Out] {
+        node.stand.set("a", standing);
+        node.recorder.chains.notice(&node.recorder, &logout());
+    }
+    tokio::time::sleep(31 * SECOND).await;
+    let seen: Vec<_> = node.stand.seen().into_iter().map(|(_, name, ..)| name).collect();
+    assert_eq!(seen, ["es_END"]);
+    let mut servers = BTreeMap::from([("a".to_owned(), ComplianceServerStatus::default())]);
+    node.recorder.chains.complete(&mut servers);
+    assert_eq!(servers["a"].counts.missed, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_happened_is_told_to_every_profile_that_has_it_and_what_a_snapshot_says_to_none() {
+    let told = Rule { fire_and_forget: true, ..Rule::new(&ES_END) };
+    let elsewhere = Profile { nodes: Some(vec!["pod-9".into()]), ..profile("r", all_kinds(), &["c"]) };
+    let config = asks(vec![
+        profile("p", vec![told], &["a"]),
+        profile("q", vec![Rule::new(&ES_END)], &["b"]),
+        elsewhere,
+    ]);
+    let node = Node::new(config, |_, _| at_once());
+    node.recorder.chains.notice(&node.recorder, &Notice { snapshot: true, ..logout() });
+    node.recorder.chains.notice(&node.recorder, &logout());
+    assert_eq!(node.stand.servers(), ["a", "b"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn pr_7_statistics_come_by_the_clock() {
+    let mut config = asks(vec![profile("p", vec![Rule::new(&E_STATS)], &["a"])]);
+    config.compliance.stats_every_seconds = 60;
+    let node = Node::new(config, |_, _| at_once());
+    let stop = CancellationToken::new();
+    let figures = || Figures { host: "here.example".into(), values: vec![("users/online", "users", 2)] };
+    let sending = send_stats(&node.recorder, figures, stop.clone());
+    let counted = async {
+        tokio::time::sleep(200 * SECOND).await;
+        stop.cancel();
+    };
+    futures::future::join(sending, counted).await;
+    assert_eq!(node.stand.seen().len(), 3);
+    assert_eq!(node.stand.seen()[0].1, "e_STATS");
+}
+
+#[tokio::test(start_paused = true)]
+async fn pr_10_the_session_that_a_server_names_gets_what_is_sent_to_the_account_until_it_ends() {
+    let config = asks(vec![profile("p", vec![Rule::new(&E_PRISESSION)], &["a"])]);
+    let node = Node::new(config, |_, _| {
+        let named = "<presence xmlns='jabber:client' from='juliet@here.example/phone'/>".to_owned();
+        Does::Answers(0, Asked::Answered(Answer::Pass { stanza: Some(named), exceptions: Vec::new() }))
+    });
+    let sessions = || {
+        let resources = vec!["pc".to_owned(), "phone".to_owned()];
+        vec![Recipient { bare: "juliet@here.example".into(), occupant: None, resources }]
+    };
+    let message = || Event { recipients: sessions(), ..event("hello") };
+    assert_eq!(node.ask(message()).await.0.resource, None);
+    let presence = Event {
+        subject: Subject::Presence,
+        stanza: "<presence><priority>1</priority></presence>".into(),
+        from: "juliet@here.example/pc".into(),
+        to: None,
+        recipients: sessions(),
+        ..event("")
+    };
+    let (verdict, _) = node.ask(presence).await;
+    assert_eq!(verdict, Verdict::unrecorded(Action::Deliver), "the presence itself goes on as it was");
+    assert_eq!(node.ask(message()).await.0.resource.as_deref(), Some("phone"));
+    let ended = Notice { jid: Some("juliet@here.example/phone".into()), ..logout() };
+    node.recorder.chains.notice(&node.recorder, &ended);
+    assert_eq!(node.ask(message()).await.0.resource, None);
+}
+
+#[tokio::test]
+async fn p_6_what_the_server_tells_is_read_while_questions_wait_and_a_plugin_that_goes_takes_them_along() {
+    let node = Node::new(asks(vec![profile("p", all_kinds(), &["a"])]), |_, _| Does::Breaks);
+    let config = asks(vec![profile("p", all_kinds(), &["a"])]);
+    let served = Served::start(in_force(config), node.gate.clone());
+    served.recorder.chains.open(node.stand.clone());
+    let (mut plugin, _) = served.greet().await;
+    plugin.send(&[Frame::Event(1, event("hello")), Frame::Outcome(outcome([9; 16], true))]).await;
+    until("the outcome is read", || served.recorder.counts.snapshot().outcomes_unmatched == 1).await;
+    assert_eq!(served.recorder.chains.status().waiting, 1);
+    assert!(plugin.is_silent());
+    drop(plugin);
+    until("the question is given up", || served.recorder.chains.is_idle()).await;
+    assert_eq!(served.recorder.chains.status().waiting, 0);
+    assert!(node.records().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
