@@ -160,7 +160,9 @@ function others.process(origin, stanza, handle)
 	local held, passes = pcall(hold, origin, stanza, about);
 	if not held then return broken(origin, stanza, passes); end
 	if not passes then return; end
-	if origin.destroyed then
+	-- The goodbye that the server itself says for a session comes when that has ended: without it the account stays in the roster of
+	-- others, and its sessions keep an order that counts the one that is gone.
+	if origin.destroyed and not about.told then
 		if about.ingress == describe.CLIENT and not outlives(stanza) then return; end
 		origin = streams.stand_in(origin);
 	end
