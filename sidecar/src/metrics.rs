@@ -149,7 +149,7 @@ impl Page {
         });
         pairs(encoder, metric::SERVER_STATE, "1 for the state of the link", ["server", "state"], states)?;
         type Gauge = (&'static str, &'static str, fn(&ComplianceServerStatus) -> u64);
-        let gauges: [Gauge; 7] = [
+        let gauges: [Gauge; 6] = [
             (metric::SERVER_IN_SERVICE, "1 while events go to the server", |s| s.in_service.into()),
             (metric::SERVER_QUEUEING, "1 while events queue for a server that is away", |s| {
                 s.queueing.into()
@@ -158,16 +158,14 @@ impl Page {
             (metric::SERVER_PENDING_LIMIT, "How many may", |s| s.max_pending),
             (metric::SERVER_PENDING_BYTES, "Bytes of events that wait for the server", |s| s.pending_bytes),
             (metric::SERVER_PENDING_BYTES_LIMIT, "How many may", |s| s.max_pending_bytes),
-            (metric::SERVER_PENDING_AGE, "Age of the oldest of them", |s| s.oldest_pending_ms),
         ];
         for (name, help, value) in gauges {
-            let is_age = name == metric::SERVER_PENDING_AGE;
-            let values = by().map(|(server, status)| {
-                let value = value(status) as f64;
-                (server, ConstGauge::new(if is_age { value / 1000.0 } else { value }))
-            });
+            let values = by().map(|(server, status)| (server, ConstGauge::new(signed(value(status)))));
             family(encoder, name, help, "server", values)?;
         }
+        let ages =
+            by().map(|(name, server)| (name, ConstGauge::new(server.oldest_pending_ms as f64 / 1000.0)));
+        family(encoder, metric::SERVER_PENDING_AGE, "Age of the oldest of them", "server", ages)?;
         let transitions = by().flat_map(|(name, ComplianceServerStatus { counts, .. })| {
             let both = [("active", counts.connected), ("lost", counts.lost)];
             both.map(|(change, count)| ([name, change], ConstCounter::new(count)))
@@ -207,7 +205,7 @@ impl Page {
         let mut metric =
             encoder.encode_descriptor(metric::SERVER_ANSWER_TIME, help, None, MetricType::Histogram)?;
         for (name, server) in servers {
-            let bounds = ANSWER_TIMES.into_iter().chain([f64::MAX]);
+            let bounds = ANSWER_TIMES.into_iter().chain([f64::INFINITY]);
             let classes: Vec<(f64, u64)> = bounds.zip(server.answer_times).collect();
             let (sum, count) = (server.answer_micros as f64 / 1e6, server.answer_times.iter().sum());
             metric
@@ -399,9 +397,9 @@ mod tests {
             "cartulary_alarm{alarm=\"CountMismatch\",namespace=\"chat\",cluster=\"main\",node=\"pod-0\",endpoint=\"\",server=\"\"} 1",
             "cartulary_compliance_server_state{server=\"wall\",state=\"ACTIVE\"} 1",
             "cartulary_compliance_server_state{server=\"wall\",state=\"GONE\"} 0",
-            "cartulary_compliance_server_in_service{server=\"wall\"} 1.0",
-            "cartulary_compliance_server_pending{server=\"wall\"} 3.0",
-            "cartulary_compliance_server_pending_limit{server=\"wall\"} 10000.0",
+            "cartulary_compliance_server_in_service{server=\"wall\"} 1",
+            "cartulary_compliance_server_pending{server=\"wall\"} 3",
+            "cartulary_compliance_server_pending_limit{server=\"wall\"} 10000",
             "cartulary_compliance_server_pending_oldest_seconds{server=\"wall\"} 1.5",
             "cartulary_compliance_server_changes_total{server=\"wall\",change=\"lost\"} 1",
             "cartulary_compliance_answers_total{server=\"wall\",kind=\"late\"} 2",

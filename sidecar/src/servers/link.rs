@@ -30,6 +30,8 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// How often it is looked whether something is too late, at least.
 const TICK: Duration = Duration::from_secs(1);
 
+const VIOLATION: &str =
+    "<stream:error><policy-violation xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error>";
 const PING: &str = "urn:xmpp:ping";
 const STANZAS: &str = "urn:ietf:params:xml:ns:xmpp-stanzas";
 
@@ -55,14 +57,11 @@ async fn watch_time(server: &Server) {
 
 async fn keep(server: &Server) {
     let mut declared = server.declared.subscribe();
-    let mut attempt = 0;
+    let mut attempt: u32 = 0;
     while !server.stop.is_cancelled() {
         let current = declared.borrow_and_update().server.clone();
         let begun = Instant::now();
-        let (broken, since) = tokio::select! {
-            ended = once(server, &current, &mut declared) => ended,
-            () = server.stop.cancelled() => return,
-        };
+        let (broken, since) = once(server, &current, &mut declared).await;
         server.lost(&broken, since);
         if server.stop.is_cancelled() {
             return;
@@ -71,9 +70,13 @@ async fn keep(server: &Server) {
             attempt = 0;
             continue;
         }
-        attempt = if begun.elapsed() >= STEADY { 0 } else { attempt + 1 };
+        if begun.elapsed() >= STEADY {
+            attempt = 0;
+        }
+        let wait = backoff(attempt, random());
+        attempt = attempt.saturating_add(1);
         tokio::select! {
-            () = sleep(backoff(attempt, random())) => {}
+            () = sleep(wait) => {}
             _ = declared.changed() => attempt = 0,
             () = server.stop.cancelled() => return,
         }
@@ -107,6 +110,7 @@ async fn once(
     let connected = tokio::select! {
         connected = connecting => connected,
         _ = changes.changed() => Err(reconfigured()),
+        () = server.stop.cancelled() => Err(reconfigured()),
     };
     match connected {
         Ok(connection) => Session::new(server, declared, connection).run(changes).await,
@@ -126,7 +130,9 @@ struct Session<'a> {
     connection: Connection,
     pulse: Pulse,
     keepalive: Duration,
+    /// What is made ready, and how much of it the peer has taken.
     output: Vec<u8>,
+    taken: usize,
     is_flushed: bool,
     /// When the peer last took what we wrote, or had nothing to take.
     taken_at: Instant,
@@ -145,6 +151,7 @@ impl<'a> Session<'a> {
             pulse,
             keepalive,
             output,
+            taken: 0,
             is_flushed: true,
             taken_at: now,
             ping: 0,
@@ -155,13 +162,8 @@ impl<'a> Session<'a> {
     async fn run(mut self, changes: &mut watch::Receiver<super::server::Declared>) -> (Broken, Instant) {
         let address = self.server.address();
         let (Broken { cause, message }, since) = self.live(changes).await;
-        match cause {
-            LinkCause::Closed | LinkCause::Reconfigured => self.say_farewell("</stream:stream>").await,
-            LinkCause::Protocol => {
-                let error = "<stream:error><policy-violation xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error></stream:stream>";
-                self.say_farewell(error).await;
-            }
-            _ => {}
+        if let LinkCause::Closed | LinkCause::Reconfigured | LinkCause::Protocol = cause {
+            self.say_farewell().await;
         }
         (Broken { cause, message: format!("{address}: {message}") }, since)
     }
@@ -176,21 +178,16 @@ impl<'a> Session<'a> {
                 Ok(next) => next,
                 Err((broken, since)) => return (broken, since),
             };
-            if self.pulse.is_alive() && !self.is_silent {
-                self.server.send(&mut self.output, ROOM);
-            }
-            if self.output.is_empty() {
-                self.taken_at = now;
-            }
+            self.refill();
             self.connection.unread.reserve(READ);
+            let is_work_left = self.is_owed() || !self.is_flushed;
             let Connection { input, output, unread, .. } = &mut self.connection;
-            let is_work_left = !self.output.is_empty() || !self.is_flushed;
             let moved = tokio::select! {
                 read = input.read_buf(unread) => match read {
                     Ok(0) => return (Broken::new(LinkCause::Lost, "the connection was closed without an end of the stream"), Instant::now()),
                     other => other.map(|_| Moved::Nothing),
                 },
-                moved = push(output, &self.output), if is_work_left => moved,
+                moved = push(output, &self.output[self.taken..]), if is_work_left => moved,
                 () = self.server.work.notified() => Ok(Moved::Nothing),
                 () = sleep_until(next) => Ok(Moved::Nothing),
                 _ = changes.changed() => return (reconfigured(), Instant::now()),
@@ -206,7 +203,7 @@ impl<'a> Session<'a> {
                     );
                 }
                 Ok(Moved::Written(count)) => {
-                    self.output.drain(..count);
+                    self.taken += count;
                     (self.is_flushed, self.taken_at) = (false, Instant::now());
                 }
                 Err(error) => return (self.connection.broken(&error), Instant::now()),
@@ -214,9 +211,28 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// Whether the peer has yet to take something.
+    fn is_owed(&self) -> bool {
+        self.taken < self.output.len()
+    }
+
+    /// Makes ready what is to be sent, while the peer is to be asked at all.
+    fn refill(&mut self) {
+        if self.output.len() - self.taken >= ROOM {
+            return;
+        }
+        self.output.drain(..self.taken);
+        self.taken = 0;
+        // One large stanza does not keep its room for ever.
+        self.output.shrink_to(ROOM.max(self.output.len()));
+        if self.pulse.is_alive() && !self.is_silent {
+            self.server.send(&mut self.output, ROOM);
+        }
+    }
+
     /// Sees to the peer's life; when to look again.
     fn look(&mut self, now: Instant) -> Result<Instant, (Broken, Instant)> {
-        if self.output.is_empty() {
+        if !self.is_owed() {
             self.taken_at = now;
         }
         let stuck_at = self.taken_at + self.keepalive;
@@ -241,7 +257,9 @@ impl<'a> Session<'a> {
             Check::Silent(since, until) => {
                 if !self.is_silent {
                     self.is_silent = true;
-                    self.server.silent(&self.not_answering(), since);
+                    let Broken { cause, message } = self.not_answering();
+                    let message = format!("{}: {message}", self.server.address());
+                    self.server.silent(&Broken { cause, message }, since);
                 }
                 // One that is out by now shows on a new connection that it lives.
                 if self.server.standing() == Standing::Out {
@@ -263,14 +281,21 @@ impl<'a> Session<'a> {
 
     /// Takes in what was read.
     fn hear(&mut self, now: Instant) -> Result<(), Broken> {
-        while let Some(item) = self.connection.parse()? {
+        loop {
+            let item = match self.connection.parse() {
+                Ok(Some(item)) => item,
+                Ok(None) => return Ok(()),
+                Err(broken) => {
+                    self.output.extend_from_slice(VIOLATION.as_bytes());
+                    return Err(broken);
+                }
+            };
             match item {
                 Item::Stanza(stanza) => self.take(&stanza, now)?,
                 Item::End => return Err(closed()),
                 Item::Header(_) => {}
             }
         }
-        Ok(())
     }
 
     fn take(&mut self, stanza: &Element, now: Instant) -> Result<(), Broken> {
@@ -284,7 +309,7 @@ impl<'a> Session<'a> {
         } else if stanza
             .attr("id")
             .and_then(|id| id.strip_prefix('p'))
-            .is_some_and(|id| id.parse() == Ok(self.ping))
+            .is_some_and(|id| id.parse().is_ok_and(|id: u64| id > 0 && id <= self.ping))
         {
             let is_first = !self.pulse.is_alive();
             self.pulse.answered(now);
@@ -306,7 +331,7 @@ impl<'a> Session<'a> {
     fn reply(&mut self, stanza: &Element) {
         let is_asked = stanza.name() == "iq" && matches!(stanza.attr("type"), Some("get" | "set"));
         let Some(id) = stanza.attr("id").filter(|id| is_asked && id.len() <= 1024) else { return };
-        if self.output.len() >= ROOM {
+        if self.output.len() - self.taken >= ROOM {
             return;
         }
         let (id, from, to) = (escape(id), escape(&self.server.component), escape(&self.server.name));
@@ -321,10 +346,10 @@ impl<'a> Session<'a> {
     }
 
     /// Ends our side in order and waits a little for the peer's; what it still answers counts.
-    async fn say_farewell(&mut self, last: &str) {
-        self.output.extend_from_slice(last.as_bytes());
+    async fn say_farewell(&mut self) {
+        self.output.extend_from_slice(b"</stream:stream>");
         let parting = async {
-            self.connection.output.write_all(&self.output).await?;
+            self.connection.output.write_all(&self.output[self.taken..]).await?;
             self.connection.output.shutdown().await?;
             while self.hear(Instant::now()).is_ok() {
                 self.connection.unread.reserve(READ);

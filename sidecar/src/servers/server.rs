@@ -177,28 +177,39 @@ impl Server {
     /// How far the link is; told in the log when that or the cause changes.
     pub fn link_is(&self, link: LinkState, cause: Option<&Broken>) {
         let mut state = self.lock();
-        let is_other = state.link != link || cause.is_some_and(|cause| cause.cause != state.cause);
+        let has_moved = state.link != link;
+        let is_news = has_moved || cause.is_some_and(|cause| cause.cause != state.cause);
         state.link = link;
+        state.counts.connected += u64::from(has_moved && link == LinkState::Active);
         if let Some(Broken { cause, message }) = cause {
             (state.cause, state.message) = (*cause, message.clone());
         }
-        if !is_other {
+        if !is_news {
             return;
         }
         state.since_micros = crate::alarms::now_micros();
-        state.counts.connected += u64::from(link == LinkState::Active);
         let (cause, message) = (format!("{:?}", state.cause), state.message.clone());
         drop(state);
         let (component, server, address) = (&self.component, &self.name, self.address());
         match link {
+            LinkState::Gone => {
+                tracing::warn!(server, component, address, cause, message, "Component {component} is GONE");
+            }
             LinkState::Connected => {
-                tracing::info!(server, component, address, "Component {component} is CONNECTED")
+                tracing::info!(server, component, address, "Component {component} is CONNECTED");
+            }
+            LinkState::Active if has_moved => {
+                tracing::info!(server, component, address, "Component {component} is ACTIVE");
             }
             LinkState::Active => {
-                tracing::info!(server, component, address, "Component {component} is ACTIVE")
-            }
-            LinkState::Gone => {
-                tracing::warn!(server, component, address, cause, message, "Component {component} is GONE")
+                tracing::warn!(
+                    server,
+                    component,
+                    address,
+                    cause,
+                    message,
+                    "Component {component} is ACTIVE and does not answer"
+                );
             }
         }
     }
@@ -266,29 +277,34 @@ impl Server {
     pub fn send(&self, output: &mut Vec<u8>, room: usize) {
         let now = Instant::now();
         let stream = self.declared.borrow().server.stream;
-        let mut state = self.lock();
         while output.len() < room {
+            let mut state = self.lock();
             let Some((id, entry)) = state.pending.first_unsent() else { return };
-            if entry.deadline <= now {
+            let (question, deadline) = (entry.question.clone(), entry.deadline);
+            if deadline <= now {
                 if let Some(entry) = state.pending.give_up(id) {
                     state.time_out(entry);
                 }
                 continue;
             }
-            let left = u64::try_from((entry.deadline - now).as_millis()).unwrap_or(u64::MAX);
-            let question = entry.question.clone();
-            let element =
-                question.to_element(&self.iq_id(id), &self.component, &self.name, stream, left.max(1));
+            // Writing it takes time that those who ask need not wait for.
+            drop(state);
+            let left = u64::try_from((deadline - now).as_millis()).unwrap_or(u64::MAX).max(1);
             let start = output.len();
-            let is_written = element.is_ok_and(|element| element.write_to(output).is_ok());
-            if is_written {
+            let written = question
+                .to_element(&self.iq_id(id), &self.component, &self.name, stream, left)
+                .map(|element| element.write_to(output));
+            let mut state = self.lock();
+            if matches!(written, Ok(Ok(()))) {
                 state.sent(id, now);
                 continue;
             }
             // A stanza that cannot be read: whoever asks sees to that before; nobody decides about it.
             output.truncate(start);
-            if let Some(Entry { waiter: Waiter::Answer(waiter), .. }) = state.pending.give_up(id) {
-                _ = waiter.send(Asked::Malformed);
+            match state.pending.give_up(id).map(|entry| entry.waiter) {
+                Some(Waiter::Answer(waiter)) => _ = waiter.send(Asked::Malformed),
+                Some(Waiter::Sent(waiter)) => _ = waiter.send(false),
+                None => {}
             }
         }
     }

@@ -14,7 +14,7 @@ use minidom::rxml::{AttrMap, Event, Namespace, Options, Parse, Parser, QName, Wi
 pub const MAX_BYTES: usize = 1 << 20;
 /// Elements within each other, the stanza included.
 pub const MAX_DEPTH: usize = 256;
-/// Elements, attributes and pieces of text of one stanza: what bounds the memory of its tree, where bytes alone do not.
+/// Elements and attributes of one stanza: what bounds the memory of its tree, where bytes alone do not.
 pub const MAX_PARTS: usize = 1 << 16;
 /// Bytes of one name or attribute's value.
 const MAX_TOKEN: usize = 1 << 16;
@@ -57,7 +57,7 @@ pub struct StreamReader {
 
 impl StreamReader {
     /// At the start of a stream.
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         let options = Options { max_token_length: MAX_TOKEN, ..Options::default() };
         Self {
             parser: Parser::with_options(options),
@@ -75,6 +75,11 @@ impl StreamReader {
             if self.ended {
                 *input = &[];
                 return Ok(None);
+            }
+            // The parser would take all that comes before a first element for white space, and wait.
+            let is_markup = |byte: &u8| *byte == b'<' || byte.is_ascii_whitespace();
+            if !self.begun && self.bytes == 0 && input.first().is_some_and(|byte| !is_markup(byte)) {
+                return Err(Unreadable::NotXml("it does not begin with an element"));
             }
             let before = input.len();
             let event = self.parser.parse(input, false);
@@ -112,14 +117,12 @@ impl StreamReader {
             }
             Event::Text(_, text) => {
                 match self.open.last_mut() {
-                    Some(element) => {
-                        self.parts += 1;
-                        element.append_text(text);
-                    }
+                    // It is put to the text before it: without an element between, there is one.
+                    Some(element) => element.append_text(text),
                     None if text.trim().is_empty() => self.bytes = 0,
                     None => return Err(Unreadable::NotXml("there is text between stanzas")),
                 }
-                if self.parts > MAX_PARTS { Err(Unreadable::TooLarge) } else { Ok(None) }
+                Ok(None)
             }
             Event::EndElement(_) => Ok(self.close()),
         }

@@ -93,7 +93,8 @@ pub fn in_words(error: &std::io::Error, name: &str) -> Option<String> {
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
                 "the server's certificate is not valid yet: compare the clocks".into()
             }
-            CertificateError::UnknownIssuer => {
+            // A bad signature: an authority of the same name and another key.
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => {
                 "the server's certificate is of an authority that is not trusted: set tls.ca".into()
             }
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
