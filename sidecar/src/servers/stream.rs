@@ -49,6 +49,8 @@ pub struct StreamReader {
     parser: Parser,
     begun: bool,
     ended: bool,
+    /// Nothing is read after what could not be: the rest of a stanza that was refused is none.
+    failed: Option<Unreadable>,
     /// The stanza that is being read, outermost first.
     open: Vec<Element>,
     bytes: usize,
@@ -63,6 +65,7 @@ impl StreamReader {
             parser: Parser::with_options(options),
             begun: false,
             ended: false,
+            failed: None,
             open: Vec::new(),
             bytes: 0,
             parts: 0,
@@ -71,6 +74,15 @@ impl StreamReader {
 
     /// The next item; takes what it needs from the front of `input`. `None`: more is needed.
     pub fn next(&mut self, input: &mut &[u8]) -> Result<Option<Item>, Unreadable> {
+        if let Some(failed) = &self.failed {
+            return Err(failed.clone());
+        }
+        let item = self.read(input);
+        self.failed = item.as_ref().err().cloned();
+        item
+    }
+
+    fn read(&mut self, input: &mut &[u8]) -> Result<Option<Item>, Unreadable> {
         loop {
             if self.ended {
                 *input = &[];

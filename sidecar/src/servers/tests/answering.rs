@@ -92,8 +92,6 @@ async fn fh_6_a_stanza_without_end_or_bottom_ends_the_connection_and_the_questio
         let (linked, peer, mut line) = Linked::in_service().await;
         let asked = tokio::spawn(linked.servers.ask("wall", question(1, "a"), far()));
         let id = line.question().await.id;
-        let what = text.get(..40).unwrap_or(text);
-        eprintln!("{what}");
         let (wall, ()) = futures::future::join(linked.fails_by(LinkCause::Protocol), async {
             line.shout(&text.replace("ID", &id)).await;
         })
