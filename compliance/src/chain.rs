@@ -343,7 +343,8 @@ impl From<Except> for Exception {
 /// The full JID in the `from` of a presence, if it is one of these sessions.
 fn session_named(presence: String, sessions: &[Recipient]) -> Option<String> {
     let presence = Stanza::new(presence);
-    let full = presence.element().ok()?.attr("from")?;
+    let presence = presence.element().ok()?;
+    let full = presence.attr("from")?;
     let (bare, resource) = full.split_once('/')?;
     let is_there = |recipient: &Recipient| {
         recipient.bare == bare && recipient.resources.iter().any(|known| known == resource)

@@ -34,7 +34,8 @@ pub async fn run(app: &App, stop: CancellationToken) {
         let is_start = !was_linked && begun.elapsed() < patience;
         let raised = of_node(&status, &app.alarm_settings(), now_micros())
             .into_iter()
-            .filter(|raised| !raised.silenced && !(is_start && raised.alarm == PLUGIN_NOT_CONNECTED));
+            .filter(|raised| !raised.silenced)
+            .filter(|raised| !is_start || raised.alarm != PLUGIN_NOT_CONNECTED);
         let (new, over) = follow(&mut known, raised);
         new.iter().for_each(tell);
         for Raised { alarm, endpoint, server, .. } in over {

@@ -45,14 +45,15 @@ pub struct Counters {
     lately: Mutex<Lately>,
 }
 
-/// Refusals of the last minute, those of one second together.
+/// What happened within the last minute, that of one second together.
 #[derive(Debug, Default)]
-struct Lately {
+pub struct Lately {
     seconds: VecDeque<(Instant, u64)>,
 }
 
 impl Lately {
-    fn add(&mut self, now: Instant, count: u64) {
+    /// Adds to the sum.
+    pub fn add(&mut self, now: Instant, count: u64) {
         match self.seconds.back_mut() {
             Some((begun, sum)) if now.duration_since(*begun) < Duration::from_secs(1) => *sum += count,
             _ => self.seconds.push_back((now, count)),
@@ -60,7 +61,8 @@ impl Lately {
         self.forget(now);
     }
 
-    fn sum(&mut self, now: Instant) -> u64 {
+    /// The sum of the last minute.
+    pub fn sum(&mut self, now: Instant) -> u64 {
         self.forget(now);
         self.seconds.iter().map(|(_, count)| count).sum()
     }

@@ -161,7 +161,7 @@ fn forwarded(forwarded: &Element) -> Result<&Element, AnswerError> {
 }
 
 fn is_the_same(stanza: &Element, question: &Question) -> bool {
-    question.stanza.element().is_ok_and(|original| original == stanza)
+    question.stanza.element().is_ok_and(|original| original == *stanza)
 }
 
 /// A changed stanza with what identifies the original (its addresses, type and id), as text.
@@ -178,7 +178,7 @@ fn replacement(stanza: &Element, question: &Question) -> Result<String, AnswerEr
             _ => return malformed("a changed stanza has another address, type or id"),
         }
     }
-    if let (None, Some(lang)) = (xml::lang(&stanza), xml::lang(original)) {
+    if let (None, Some(lang)) = (xml::lang(&stanza), xml::lang(&original)) {
         xml::set_lang(&mut stanza, lang);
     }
     written(stanza)

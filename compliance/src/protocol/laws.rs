@@ -330,7 +330,7 @@ fn whatever_prefixes_a_stanza_declares_it_can_be_written_and_means_the_same() {
         let forwarded =
             read.children().flat_map(Element::children).find(|child| child.is("forwarded", FORWARD));
         let written = forwarded.and_then(|forwarded| forwarded.children().next()).expect("a stanza");
-        assert_eq!(written, Stanza::new(expected).element().expect("XML"), "{text}");
+        assert_eq!(*written, Stanza::new(expected).element().expect("XML"), "{text}");
     }
 }
 

@@ -14,7 +14,7 @@ use crate::link::{Bounce, Ingress, Recipient};
 use crate::xml::{self, XmlError};
 use minidom::Element;
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 /// The namespace of questions and answers; its number is the protocol's version.
 pub const NAMESPACE: &str = "urn:cartulary:compliance:1";
@@ -22,17 +22,16 @@ pub const NAMESPACE: &str = "urn:cartulary:compliance:1";
 pub const MAX_DEPTH: usize = 256;
 const FORWARD: &str = "urn:xmpp:forward:0";
 
-/// A stanza of a question: its text, and its tree, which is made when it is first needed and at most once.
+/// A stanza of a question, shared by all that ask about it.
 pub struct Stanza {
     text: String,
-    tree: OnceLock<Result<Element, QuestionError>>,
 }
 
 impl Stanza {
     /// A stanza from its text; its namespace may be left out.
     #[must_use]
     pub fn new(text: impl Into<String>) -> Arc<Self> {
-        Arc::new(Self { text: text.into(), tree: OnceLock::new() })
+        Arc::new(Self { text: text.into() })
     }
 
     /// Its text.
@@ -41,15 +40,13 @@ impl Stanza {
         &self.text
     }
 
-    /// Its tree, in the namespace `jabber:client`.
-    pub fn element(&self) -> Result<&Element, QuestionError> {
-        let make = || {
-            xml::tree(&self.text, MAX_DEPTH).map_err(|error| match error {
-                XmlError::TooDeep => QuestionError::TooDeep,
-                XmlError::Malformed(_) => QuestionError::Malformed,
-            })
-        };
-        self.tree.get_or_init(make).as_ref().map_err(|error| *error)
+    /// Its tree, in the namespace `jabber:client`. Made anew each time: one that is kept while thousands of questions wait takes several times the memory
+    /// that is counted for them (P6).
+    pub fn element(&self) -> Result<Element, QuestionError> {
+        xml::tree(&self.text, MAX_DEPTH).map_err(|error| match error {
+            XmlError::TooDeep => QuestionError::TooDeep,
+            XmlError::Malformed(_) => QuestionError::Malformed,
+        })
     }
 }
 

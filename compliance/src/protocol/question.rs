@@ -17,7 +17,7 @@ impl Question {
         stream: StreamNamespace,
         timeout_ms: u64,
     ) -> Result<Element, QuestionError> {
-        let stanza = self.stanza.element()?.clone();
+        let stanza = self.stanza.element()?;
         let mut packet = Element::bare(if self.awaited { "iq" } else { "message" }, stream.uri());
         if self.awaited {
             set(&mut packet, "type", "set");
