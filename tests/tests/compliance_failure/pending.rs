@@ -117,6 +117,14 @@ async fn p6_a_flood_against_a_server_that_hangs_stays_within_its_bounds_and_othe
     let link = &status.compliance_servers["wall"];
     assert_eq!((link.pending, link.counts.overflowed), (8, 8 * 50));
     ensure!(status.questions.waiting_bytes < 1 << 20, "{:?}", status.questions);
+    let metric = async |name: &str| {
+        world.sidecar.metric(&format!("cartulary_compliance_server_{name}{{server=\"wall\"}}")).await
+    };
+    ensure!(metric("pending").await? <= metric("pending_limit").await?, "more wait than may");
+    ensure!(
+        metric("pending_bytes").await? <= metric("pending_bytes_limit").await?,
+        "more bytes wait than may"
+    );
     // One stanza that is larger than all that may wait is refused, too, and takes nothing of the others.
     let large = "x".repeat(100 << 10);
     refused[0].message(&format!("no0@{DOMAIN}"), "chat", "r-large", &large).await?;
