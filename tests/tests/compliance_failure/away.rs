@@ -218,7 +218,8 @@ async fn fh_3_the_share_of_one_of_two_moves_and_comes_back_and_no_conversation_i
     // In order: at once.
     one.shut_down().await?;
     world.sidecar.without("one", LinkCause::Closed).await?;
-    (one.forget(), two.forget());
+    one.forget();
+    two.forget();
     talk(&people, "b").await?;
     ensure!(
         homes(&[&one, &two], "es_OUT").values().all(|s| *s == BTreeSet::from(["two".to_owned()])),
@@ -236,7 +237,8 @@ async fn fh_3_the_share_of_one_of_two_moves_and_comes_back_and_no_conversation_i
     two.wait("the held message", |s| s.stanza_id() == "c-1").await?;
     one.resume().await?;
     world.sidecar.serves(&["one", "two"]).await?;
-    (one.forget(), two.forget());
+    one.forget();
+    two.forget();
     // From the other side, whose stream does not wait for the one above; and one of another conversation that is decided meanwhile.
     bob.message(ann.bare(), "chat", "c-2", "behind it").await?;
     let other = people.iter().find(|p| ![ann.bare(), bob.bare()].contains(&p.bare())).context("another")?;
@@ -249,7 +251,8 @@ async fn fh_3_the_share_of_one_of_two_moves_and_comes_back_and_no_conversation_i
     assert_eq!((one.about("c-2").len(), two.about("c-2").len()), (1, 0));
     let places = (place_on_record(&world, "c-1").await?, place_on_record(&world, "c-2").await?);
     ensure!(places.0 < places.1, "the record has them the other way round");
-    (one.forget(), two.forget());
+    one.forget();
+    two.forget();
     talk(&people, "d").await?;
     assert_eq!(homes(&[&one, &two], "es_OUT"), before);
 
@@ -258,7 +261,8 @@ async fn fh_3_the_share_of_one_of_two_moves_and_comes_back_and_no_conversation_i
     world.sidecar.in_force().await?;
     world.sidecar.serves(&["one", "two"]).await?;
     one.vanish().await?;
-    (one.forget(), two.forget());
+    one.forget();
+    two.forget();
     talk(&people, "e").await?;
     ensure!(
         homes(&[&one, &two], "es_OUT").values().all(|s| *s == BTreeSet::from(["two".to_owned()])),
