@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
     kind = "ComplianceServer",
     namespaced,
     status = "ComplianceServerStatus",
-    shortname = "cs",
+    shortname = "cps",
     category = "cartulary",
     derive = "PartialEq",
     doc = "A policy server that sees events in time to log, stop or change them. XMPPClusters of the same namespace assign it, with a Profile.",

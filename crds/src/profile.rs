@@ -85,9 +85,7 @@ pub struct ProfileEvent {
     #[schemars(length(max = 4), extend("x-kubernetes-list-type" = "set"))]
     pub packet_types: Vec<PacketType>,
 
-    /// What errors of the server, and events that nobody decides, become. `bounce`: the sender gets the error. `pass`: the error is
-    /// discarded, and the event goes on unchanged. Default: `pass` with fireAndForget, and for sessions, presence and what cannot be
-    /// refused; else `bounce`, which is for messages and room events.
+    /// What errors of the server, and events that nobody decides, become.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub handling: Option<Handling>,
 
@@ -113,7 +111,9 @@ pub enum PacketType {
     Subscription,
 }
 
-/// What errors and undecided events become.
+/// What errors of the server, and events that nobody decides, become. `bounce`: the sender gets the error. `pass`: the error is
+/// discarded, and the event goes on unchanged. Default: `pass` with fireAndForget, and for sessions, presence and what cannot be
+/// refused; else `bounce`, which is for messages and room events.
 #[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Handling {

@@ -215,15 +215,14 @@ impl Default for Journal {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Link {
-    /// How long the XMPP server waits for the sidecar's answer about one message before it acts alone: it refuses the message with
-    /// `blockIfUnableToRecord`, and delivers and counts it without. Default 30s; from 1s to 5m.
+    /// How long the XMPP server waits for the sidecar's answer about one stanza before it acts alone, as `unanswered` says; where compliance
+    /// servers are asked, at least five seconds longer than `compliance.eventTimeout`. Default 30s; from 1s to 5m.
     #[serde(default = "default_answer_timeout")]
     #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('5m')")
         .message("answerTimeout must be between 1s and 5m"))]
     pub answer_timeout: TimeSpan,
 
-    /// What happens to what the sidecar does not answer, because it is gone or too late: `Refuse` or `Deliver`, which counts it. Default:
-    /// refused where `blockIfUnableToRecord` is on or a compliance server's answer is awaited, else delivered.
+    /// What happens to what the sidecar does not answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unanswered: Option<WhenUnanswered>,
 }
@@ -235,12 +234,13 @@ impl Default for Link {
 }
 
 // FH-7
-/// What happens to what the sidecar does not answer.
+/// What happens to what the sidecar does not answer, because it is gone or too late. `Deliver` counts messages. Default: messages are
+/// refused where `blockIfUnableToRecord` is on, and anything where a profile's handling of it is `bounce`; else delivered.
 #[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum WhenUnanswered {
     /// It is refused.
     Refuse,
-    /// It goes on and is counted.
+    /// It goes on; messages are counted.
     Deliver,
 }
 
