@@ -42,8 +42,8 @@ pub(crate) fn caused_packets(event: &Event) -> Vec<events::Packet> {
     packets.into_iter().collect()
 }
 
-/// What the plugin has to ask about on `node` besides messages, and what becomes of each unanswered: refused where somebody waits for an answer
-/// and refuses what is undecided, else delivered, unless `chosen` says it for all (FH-7).
+/// What the plugin has to ask about on `node` besides messages, and what becomes of each unanswered: refused where a profile refuses what is
+/// undecided, or discards what was told (PR-2), else delivered, unless `chosen` says it for all (FH-7).
 #[must_use]
 pub fn ask_about(compliance: &Compliance, node: &str, chosen: Option<WhenUnanswered>) -> Vec<AskAbout> {
     let besides = Subject::ALL.into_iter().filter(|subject| *subject != Message);
@@ -59,11 +59,11 @@ pub fn ask_about(compliance: &Compliance, node: &str, chosen: Option<WhenUnanswe
         .collect()
 }
 
-/// Whether some profile in force on `node` waits for answers about such stanzas and refuses what is undecided.
+/// Whether some profile in force on `node` lets no such stanza go on that nobody decided about. One that is told and then discarded goes on in
+/// no case (PR-2).
 pub(crate) fn is_refused_undecided(compliance: &Compliance, node: &str, subject: Subject) -> bool {
-    behind(compliance, node, subject).any(|(event, rule)| {
-        !rule.fire_and_forget && rule.handling(event, packet(subject)) == Handling::Bounce
-    })
+    behind(compliance, node, subject)
+        .any(|(event, rule)| rule.handling(event, packet(subject)) == Handling::Bounce)
 }
 
 /// Whether a profile is in force on `node` at all.

@@ -19,11 +19,12 @@ pub use missed::Missed;
 pub use primary::Primaries;
 pub use told::{Figures, send_stats};
 
+use crate::counts::Lately;
 use crate::servers::{Asked, Servers};
 use cartulary_compliance::chain::{Chain, Decision, Turn, Way};
 use cartulary_compliance::config::Compliance;
 use cartulary_compliance::derive::Key;
-use cartulary_compliance::events::{self, Group};
+use cartulary_compliance::events::{self, Group, Handling};
 use cartulary_compliance::failure::{self, Came, Route, Standing};
 use cartulary_compliance::link::{Event, Subject};
 use cartulary_compliance::profile::Profile;
@@ -83,6 +84,8 @@ pub struct Chains {
     lanes: Arc<Lanes>,
     counts: Arc<Mutex<QuestionCounts>>,
     moved: Mutex<Moved>,
+    /// Messages refused because nobody decided.
+    undecided: Mutex<Lately>,
     /// The sessions that get what is sent to their accounts.
     pub primaries: Primaries,
     /// Logins and logouts that servers have not seen.
@@ -133,7 +136,12 @@ impl Chains {
     /// The sums, and what waits now.
     #[must_use]
     pub fn status(&self) -> QuestionCounts {
-        self.counts().clone()
+        let undecided_lately = self.undecided().sum(std::time::Instant::now());
+        QuestionCounts { undecided_lately, ..self.counts().clone() }
+    }
+
+    fn undecided(&self) -> MutexGuard<'_, Lately> {
+        self.undecided.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Adds to what the links say of themselves what only chains know.
@@ -177,8 +185,11 @@ impl Chains {
     /// Runs a chain to its end.
     pub async fn run(&self, mut chain: Chain, case: Case<'_>) -> Decision {
         while let Some(turn) = chain.turn(case.compliance) {
-            let (server, came) =
-                if turn.awaited { self.ask(&chain, turn, case).await } else { self.told(&chain, turn, case) };
+            let (server, came) = if turn.awaited {
+                self.ask(&chain, turn, case).await
+            } else {
+                self.told(&chain, turn, case).await
+            };
             chain.take(case.compliance, server.as_deref(), came);
         }
         self.decide(chain, case)
@@ -187,10 +198,11 @@ impl Chains {
     /// Decides at once, without asking: too much waits already.
     pub fn overflowed(&self, mut chain: Chain, case: Case<'_>) -> Decision {
         while let Some(turn) = chain.turn(case.compliance) {
-            let (server, came) = if turn.awaited {
+            let (server, came) = if turn.awaited || turn.handling == Handling::Bounce {
                 (self.passed_by(&chain, turn, case), Came::Overflowed)
             } else {
-                self.told(&chain, turn, case)
+                let question = chain.question(&turn, case.event, case.id, case.node);
+                (self.tell(turn.profile, &turn.occurrence.key, question, case.deadline).0, Came::Told)
             };
             chain.take(case.compliance, server.as_deref(), came);
         }
@@ -247,39 +259,57 @@ impl Chains {
         (server.map(str::to_owned), came)
     }
 
-    /// Tells the server that is due; nobody waits for it.
-    fn told(&self, chain: &Chain, turn: Turn<'_>, case: Case<'_>) -> (Option<String>, Came) {
+    /// Tells the server that is due; nobody waits for its answer. What is discarded after it was told has to have been told (PR-2), so that with
+    /// `bounce` the sending is waited for: what nobody was told is undecided.
+    async fn told(&self, chain: &Chain, turn: Turn<'_>, case: Case<'_>) -> (Option<String>, Came) {
         let question = chain.question(&turn, case.event, case.id, case.node);
-        let deadline = case.deadline;
-        (self.tell(turn.profile, &turn.occurrence.key, question, deadline), Came::Told)
+        let (server, telling) = self.tell(turn.profile, &turn.occurrence.key, question, case.deadline);
+        if turn.handling == Handling::Pass {
+            return (server, Came::Told);
+        }
+        match tokio::time::timeout_at(case.deadline + BACKSTOP, telling).await {
+            Ok(true) => (server, Came::Told),
+            Ok(false) | Err(_) => (server, Came::Nobody),
+        }
     }
 
-    /// Tells the profile's server for `key`; its name.
-    fn tell(&self, profile: &Profile, key: &Key, question: Question, deadline: Instant) -> Option<String> {
+    /// Tells the profile's server for `key`; its name, and whether it will have been sent. That need not be waited for.
+    fn tell(
+        &self,
+        profile: &Profile,
+        key: &Key,
+        question: Question,
+        deadline: Instant,
+    ) -> (Option<String>, BoxFuture<'static, bool>) {
         let question = Arc::new(question);
+        let nobody = || std::future::ready(false).boxed();
         let server = match failure::route(key, &profile.servers, |server| self.standing(server)) {
             Route::Ask(server) | Route::Queue(server) => server,
             Route::Nobody(home) => {
                 if let Some(home) = home {
                     self.missed.note(home, &question);
                 }
-                return home.map(str::to_owned);
+                return (home.map(str::to_owned), nobody());
             }
         };
         self.note_place(profile, key, server);
-        if let Some(peers) = self.peers.get() {
-            let telling = peers.tell(server, Arc::clone(&question), deadline);
-            // What else was not seen is nothing to anybody. Bounded by what may wait for the server: more is refused at once.
-            if is_kept_when_missed(question.event) {
-                let (missed, server) = (Arc::clone(&self.missed), server.to_owned());
-                tokio::spawn(async move {
-                    if !telling.await {
-                        missed.note(&server, &question);
-                    }
-                });
-            }
-        }
-        Some(server.to_owned())
+        let Some(peers) = self.peers.get() else { return (Some(server.to_owned()), nobody()) };
+        let telling = peers.tell(server, Arc::clone(&question), deadline);
+        // What else was not seen is nothing to anybody. Bounded by what may wait for the server: more is refused at once.
+        let telling = if is_kept_when_missed(question.event) {
+            let (missed, server) = (Arc::clone(&self.missed), server.to_owned());
+            let noting = tokio::spawn(async move {
+                let was_sent = telling.await;
+                if !was_sent {
+                    missed.note(&server, &question);
+                }
+                was_sent
+            });
+            noting.map(|was_sent| was_sent.unwrap_or(false)).boxed()
+        } else {
+            telling
+        };
+        (Some(server.to_owned()), telling)
     }
 
     fn note_place(&self, profile: &Profile, key: &Key, server: &str) {
@@ -313,6 +343,9 @@ impl Chains {
             }
         }
         drop(counts);
+        if decision.way == Way::RefusedUndecided && case.event.subject == Subject::Message {
+            self.undecided().add(std::time::Instant::now(), 1);
+        }
         if let Some(by) = &decision.by {
             tracing::debug!(
                 event = %uuid::Uuid::from_bytes(case.id),

@@ -495,6 +495,21 @@ async fn pr_2_what_is_told_is_not_waited_for() {
     assert_eq!(node.stand.bodies(), ["hello"]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn pr_2_only_what_was_sent_is_discarded_and_what_nobody_was_told_is_refused() {
+    let told = Rule { fire_and_forget: true, handling: Some(Handling::Bounce), ..Rule::new(&ES_OUT) };
+    for (standing, expected) in [(Standing::InService, 0), (Standing::Queueing, 30), (Standing::Out, 0)] {
+        let node = Node::new(asks(vec![profile("p", vec![told.clone()], &["a"])]), |_, _| Does::Breaks);
+        node.stand.set("a", standing);
+        let (verdict, seconds) = node.ask(event("hello")).await;
+        let was_sent = node.stand.bodies() == ["hello"];
+        assert_eq!(was_sent, standing == Standing::InService);
+        assert_eq!(verdict.action == Action::Drop, was_sent, "{standing:?}: {verdict:?}");
+        assert_eq!(is_undecided(&verdict), !was_sent);
+        assert_eq!(seconds, expected);
+    }
+}
+
 fn logout() -> Notice {
     Notice {
         name: "session-down".into(),

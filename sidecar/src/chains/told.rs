@@ -5,12 +5,10 @@
 use super::Chains;
 use crate::recorder::Recorder;
 use cartulary_archive::record::new_event_id;
-use cartulary_compliance::decision::domain_of;
 use cartulary_compliance::derive::{self, Key, Occurrence};
 use cartulary_compliance::events::{self, Packet};
 use cartulary_compliance::link::{Ingress, Notice};
 use cartulary_compliance::protocol::{Question, Stanza};
-use std::fmt::Write;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::Instant;
@@ -72,7 +70,7 @@ impl Chains {
                 recipients: Arc::clone(recipients),
                 ..question.clone()
             };
-            self.tell(profile, key, question, deadline);
+            drop(self.tell(profile, key, question, deadline));
         }
     }
 
@@ -86,7 +84,7 @@ impl Chains {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let question = Question {
             seen_at_micros: i64::try_from(now.as_micros()).unwrap_or(i64::MAX),
-            stanza: Stanza::new(stats_stanza(figures)),
+            stanza: Stanza::new(derive::stats(&figures.host, figures.values.iter().copied())),
             from: figures.host.clone(),
             ..blank(&recorder.node)
         };
@@ -143,19 +141,4 @@ fn blank(node: &str) -> Question {
         recipients: Arc::from([]),
         reason: None,
     }
-}
-
-fn stats_stanza(figures: &Figures) -> String {
-    let mut stanza = String::from("<iq xmlns='jabber:client' type='result'");
-    // A host's name as servers write it holds nothing that XML would take for its own; what does is left out.
-    let host = domain_of(&figures.host);
-    if !host.contains(['<', '>', '&', '\'', '"']) {
-        _ = write!(stanza, " from='{host}'");
-    }
-    stanza.push_str("><query xmlns='http://jabber.org/protocol/stats'>");
-    for (name, units, value) in &figures.values {
-        _ = write!(stanza, "<stat name='{name}' units='{units}' value='{value}'/>");
-    }
-    stanza.push_str("</query></iq>");
-    stanza
 }

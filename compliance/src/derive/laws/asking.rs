@@ -126,7 +126,7 @@ fn fh_7_the_plugin_asks_about_what_some_profile_wants_to_see_and_about_nothing_e
         fire_and_forget,
         ..Rule::new(event)
     };
-    let table: [Row<'_>; 11] = [
+    let table: [Row<'_>; 12] = [
         (vec![], &[]),
         // Messages are always asked about, and what is only told needs no question.
         (vec![rule(&events::ES_OUT, &[Packet::Message], None, false)], &[]),
@@ -147,7 +147,9 @@ fn fh_7_the_plugin_asks_about_what_some_profile_wants_to_see_and_about_nothing_e
             vec![rule(&events::E_DELIVER, &[Packet::Presence], Some(Bounce), false)],
             &[(Subject::Presence, Refuse)],
         ),
-        (vec![rule(&events::ON_BEFORE_JOIN, &[], Some(Bounce), true)], &[(Subject::RoomPresence, Deliver)]),
+        // What is told and then discarded goes on in no case.
+        (vec![rule(&events::ON_BEFORE_JOIN, &[], Some(Bounce), true)], &[(Subject::RoomPresence, Refuse)]),
+        (vec![rule(&events::ON_BEFORE_JOIN, &[], Some(Pass), true)], &[(Subject::RoomPresence, Deliver)]),
         (vec![rule(&events::ON_CLOSE, &[], Some(Pass), false)], &[(Subject::RoomIq, Deliver)]),
         // One that refuses is enough.
         (
