@@ -107,14 +107,19 @@ pub fn show(out: &mut impl Write, message: &Message) -> std::io::Result<()> {
         }
         None => {}
     }
-    let copies: Vec<String> = message.copies.iter().map(copy).collect();
+    let copies: Vec<String> = message.copies.iter().map(|one| copy(one, is_ended(message))).collect();
     if !copies.is_empty() {
         writeln!(out, "      {}", copies.join("; "))?;
     }
     Ok(())
 }
 
-fn copy(copy: &Copy) -> String {
+/// It went no further, so that no outcome is to be expected.
+fn is_ended(message: &Message) -> bool {
+    ["bounce", "drop"].contains(&message.action.as_str())
+}
+
+fn copy(copy: &Copy, is_ended: bool) -> String {
     let mut text = printable(&copy.recipient);
     if !copy.resources.is_empty() {
         text.push_str(&format!(" ({})", printable(&copy.resources.join(", "))));
@@ -128,6 +133,7 @@ fn copy(copy: &Copy) -> String {
         Some("remote") => ": handed to its server",
         Some("withheld") => ": withheld by policy",
         Some(_) => ": fate unknown",
+        None if is_ended => "",
         None => ": no outcome recorded",
     });
     if let Some(reason) = &copy.reason {
@@ -165,6 +171,24 @@ mod tests {
             String::from_utf8(out).expect("text"),
             "2026-03-01 09:30:00.500Z  a@chat.example/x → b@chat.example\n    hi there\n      \
              b@chat.example (phone): delivered; c@chat.example: no outcome recorded\n"
+        );
+    }
+
+    #[test]
+    fn what_was_refused_is_not_said_to_lack_an_outcome() {
+        let message = Message {
+            action: "bounce".into(),
+            condition: Some("policy-violation".into()),
+            body: Some("hi".into()),
+            copies: vec![Copy { recipient: "b@chat.example".into(), ..Default::default() }],
+            ..Default::default()
+        };
+        let mut out = Vec::new();
+        show(&mut out, &message).expect("memory");
+        let out = String::from_utf8(out).expect("text");
+        assert!(
+            out.contains("[refused: policy-violation]") && out.ends_with("      b@chat.example\n"),
+            "{out}"
         );
     }
 
