@@ -40,3 +40,8 @@ pub const NAMESPACE: &str = "urn:cartulary:compliance:1";
 pub const CLIENT: &str = "jabber:client";
 const FORWARD: &str = "urn:xmpp:forward:0";
 const STANZA_ERRORS: &str = "urn:ietf:params:xml:ns:xmpp-stanzas";
+
+/// The README's server is compiled as it stands there.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
