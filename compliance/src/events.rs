@@ -162,7 +162,7 @@ catalogue! {
     ON_LEAVE "onLeave" Tc Pass Pass Yield::Told(AFTER), "Somebody has left a room."
     ON_BEFORE_SUBJECT "onBeforeSubject" Tc Any Bounce Yield::Held, "The subject of a room is about to change."
     ON_AFTER_SUBJECT "onAfterSubject" Tc Pass Pass Yield::Told(AFTER), "The subject of a room was changed."
-    ON_BEFORE_INVITE "onBeforeInvite" Tc Any Bounce Yield::Held, "Somebody is about to be invited to a room."
+    ON_BEFORE_INVITE "onBeforeInvite" Tc Any Bounce Yield::Held, "An invitation to a room is about to go out."
     ON_AFTER_INVITE "onAfterInvite" Tc Pass Pass Yield::Told(AFTER), "Somebody was invited to a room."
     ON_HISTORY "onHistory" Tc Pass Pass Yield::Held, "The history of a room is asked for: by joining, or as an archive query."
     ON_BEFORE_SEND "onBeforeSend" Tc Any Bounce Yield::Held, "Something is about to be said in a room."

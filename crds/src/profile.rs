@@ -232,7 +232,7 @@ pub enum EventName {
     /// The subject of a room was changed.
     #[serde(rename = "onAfterSubject")]
     OnAfterSubject,
-    /// Somebody is about to be invited to a room.
+    /// An invitation to a room is about to go out.
     #[serde(rename = "onBeforeInvite")]
     OnBeforeInvite,
     /// Somebody was invited to a room.

@@ -13,7 +13,7 @@ use minidom::rxml::{AttrMap, Event, Namespace, Options, Parse, Parser, QName, Wi
 /// Bytes of one stanza, as it is written.
 pub const MAX_BYTES: usize = 1 << 20;
 /// Elements within each other, the stanza included.
-pub const MAX_DEPTH: usize = 256;
+pub const MAX_DEPTH: usize = cartulary_compliance::protocol::MAX_DEPTH;
 /// Elements and attributes of one stanza: what bounds the memory of its tree, where bytes alone do not.
 pub const MAX_PARTS: usize = 1 << 16;
 /// Bytes of one name or attribute's value.

@@ -364,6 +364,7 @@ async fn fh_5_every_node_asks_the_same_server_about_the_same_conversation() -> R
         cartulary_tests::prosody::PASSWORD,
     )
     .await?;
+    let before = homes(&servers, "es_OUT");
     for server in servers {
         server.forget();
     }
@@ -371,6 +372,7 @@ async fn fh_5_every_node_asks_the_same_server_about_the_same_conversation() -> R
     moved.settle().await?;
     let now = homes(&servers, "es_OUT");
     assert_eq!(now.len(), 1);
+    ensure!(now.iter().all(|(pair, servers)| before.get(pair) == Some(servers)), "{before:?} {now:?}");
     Ok(())
 }
 
