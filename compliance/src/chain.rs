@@ -90,6 +90,9 @@ pub struct Decision {
     pub action: Action,
     /// Who is treated otherwise.
     pub exceptions: Vec<Exception>,
+    /// Nobody else gets a copy from a room than who was named when it was asked about: what newcomers may get was not decided, and `bounce` lets
+    /// nothing go on that nobody decided about.
+    pub named_only: bool,
     /// How it went.
     pub way: Way,
     /// The full JID that from now on gets what is sent to its account, where a server named one (`e_PRISESSION`).
@@ -102,7 +105,14 @@ impl Decision {
     /// What becomes of a stanza that nobody is asked about.
     #[must_use]
     pub fn unasked() -> Self {
-        Self { action: Action::Deliver, exceptions: Vec::new(), way: Way::Passed, primary: None, by: None }
+        Self {
+            action: Action::Deliver,
+            exceptions: Vec::new(),
+            named_only: false,
+            way: Way::Passed,
+            primary: None,
+            by: None,
+        }
     }
 }
 
@@ -240,8 +250,7 @@ impl Chain {
 
     /// An event that is about who gets the stanza does not happen when nobody is left who would.
     fn is_void(&self, occurrence: &Occurrence) -> bool {
-        let fans_out = [&events::ES_IN, &events::ON_BEFORE_BROADCAST].contains(&occurrence.event);
-        fans_out && !occurrence.recipients.is_empty() && self.left_of(occurrence).is_empty()
+        occurrence.fans_out() && !occurrence.recipients.is_empty() && self.left_of(occurrence).is_empty()
     }
 
     fn is_withheld(&self, jid: &str) -> bool {
@@ -302,7 +311,11 @@ impl Chain {
         let goes_on = matches!(action, Action::Deliver | Action::Replace(_));
         let exceptions = if goes_on { self.exceptions } else { Vec::new() };
         let exceptions = exceptions.into_iter().map(Exception::from).collect();
-        let decision = Decision { action, exceptions, way, primary: self.primary, by: self.by };
+        let strict = |step: &Step| step.awaited && step.handling == Handling::Bounce;
+        let named_only = goes_on
+            && event.target == Target::Room
+            && self.steps.iter().any(|step| strict(step) && self.occurrences[step.occurrence].fans_out());
+        let decision = Decision { action, exceptions, named_only, way, primary: self.primary, by: self.by };
         decision.for_one(event)
     }
 }
@@ -326,6 +339,13 @@ impl Decision {
         }
         self.exceptions.clear();
         self
+    }
+}
+
+impl Occurrence {
+    /// Whether it is about who gets the stanza.
+    fn fans_out(&self) -> bool {
+        [&events::ES_IN, &events::ON_BEFORE_BROADCAST].contains(&self.event)
     }
 }
 

@@ -2,6 +2,7 @@
 -- Loaded on every host by mod_cartulary. `armed` names what was hooked, for hello; it is set last.
 
 local gate = require "cartulary.gate";
+local fanout = require "cartulary.fanout";
 local intake = require "cartulary.intake";
 local later = require "cartulary.later";
 local notices = require "cartulary.notices";
@@ -80,6 +81,8 @@ if users then
 elseif component_module == "muc" then
 	module:hook("muc-broadcast-message", gate.broadcast(host), 1000);
 	hooks[#hooks + 1] = "muc-broadcast-message";
+	module:hook("muc-add-history", fanout.history, 1000);
+	hooks[#hooks + 1] = "muc-add-history";
 	rooms.arm(watch, wrap);
 	module:hook_global("config-reloaded", function ()
 		local ok, problem = pcall(notices.tell, "services-reconfigured", { room = host });

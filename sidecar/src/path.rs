@@ -72,6 +72,7 @@ struct GoesOn {
     /// In its place.
     replacement: Option<String>,
     exceptions: Vec<Exception>,
+    named_only: bool,
     resource: Option<String>,
 }
 
@@ -83,12 +84,11 @@ enum Ends {
 
 impl Fate {
     fn new(decision: Decision, resource: Option<String>) -> Self {
-        let exceptions = decision.exceptions;
+        let (exceptions, named_only) = (decision.exceptions, decision.named_only);
+        let goes_on = |replacement| Self::GoesOn(GoesOn { replacement, exceptions, named_only, resource });
         match decision.action {
-            Action::Deliver => Self::GoesOn(GoesOn { replacement: None, exceptions, resource }),
-            Action::Replace(stanza) => {
-                Self::GoesOn(GoesOn { replacement: Some(stanza), exceptions, resource })
-            }
+            Action::Deliver => goes_on(None),
+            Action::Replace(stanza) => goes_on(Some(stanza)),
             Action::Drop => Self::Ends(Ends::Drop),
             Action::Bounce(bounce) => Self::Ends(Ends::Bounce(bounce)),
         }
@@ -106,9 +106,9 @@ enum Permit<'a> {
 }
 
 fn deliver(permit: Permit<'_>, goes_on: GoesOn) -> Verdict {
-    let GoesOn { replacement, exceptions, resource } = goes_on;
+    let GoesOn { replacement, exceptions, named_only, resource } = goes_on;
     let action = replacement.map_or(Action::Deliver, Action::Replace);
-    let unrecorded = Verdict { exceptions, resource, ..Verdict::unrecorded(action) };
+    let unrecorded = Verdict { exceptions, named_only, resource, ..Verdict::unrecorded(action) };
     match permit {
         Permit::Synced { event, _proof } => {
             Verdict { event_id: Some(event.into_bytes()), outcome_wanted: true, ..unrecorded }

@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::derive::Key;
-use crate::events::{E_DELIVER, E_PRISESSION, E_SESSION, ES_IN, ES_OUT, Event, ON_HISTORY, Packet};
+use crate::events::{
+    E_DELIVER, E_PRISESSION, E_SESSION, ES_IN, ES_OUT, Event, ON_BEFORE_BROADCAST, ON_HISTORY, Packet,
+};
 use crate::failure::UNDECIDED;
 use crate::link::{Bounce, Ingress, Subject};
 use crate::profile::Rule;
@@ -114,7 +116,7 @@ fn pr_6_events_come_in_their_order_and_profiles_by_their_routing_priority() {
     let script = vec![pass(), pass(), pass(), pass()];
     let (seen, decision) = drive(&compliance, &event, occurs(&events, &[]), script);
     assert_eq!(abouts(&seen), ["second:es_OUT", "first:es_OUT", "first:e_DELIVER", "second:es_IN"]);
-    assert_eq!(decision, Decision::unasked());
+    assert_eq!(decision, Decision { named_only: true, ..Decision::unasked() });
     // Nobody is asked about what no profile has.
     assert!(Chain::new(&compliance, "pod-0", "", occurs(&[&E_SESSION], &[])).is_none());
 }
@@ -205,6 +207,27 @@ fn pr_2_fire_and_forget_with_bounce_is_told_and_discarded() {
     let (seen, decision) = drive(&pass_on, &event, occurrences, vec![pass()]);
     assert_eq!(abouts(&seen), ["log:es_OUT", "last:es_OUT"]);
     assert_eq!(decision, Decision::unasked());
+}
+
+#[test]
+fn fh_2_who_comes_into_a_room_while_it_is_asked_about_gets_nothing_that_bounce_would_not_let_go_on_undecided()
+{
+    let rule = |event, handling, fire_and_forget| Rule { handling, fire_and_forget, ..rule(event) };
+    let private = link::Event { target: Target::Occupant, ..message(&[]) };
+    for (rule, event, expected) in [
+        (rule(&ES_IN, None, false), message(&[]), true),
+        (rule(&ON_BEFORE_BROADCAST, None, false), message(&[]), true),
+        (rule(&ES_IN, Some(Handling::Pass), false), message(&[]), false),
+        (rule(&ES_IN, Some(Handling::Pass), true), message(&[]), false),
+        (rule(&ES_OUT, None, false), message(&[]), false),
+        (rule(&ES_IN, None, false), private, false),
+    ] {
+        let compliance = asking(vec![profile("a", vec![rule.clone()])]);
+        let script = if rule.fire_and_forget { vec![] } else { vec![pass()] };
+        let events = occurs(&[&ES_OUT, &ON_BEFORE_BROADCAST, &ES_IN], &[recipient("a@x", &["1"])]);
+        let (_, decision) = drive(&compliance, &event, events, script);
+        assert_eq!((decision.action, decision.named_only), (Action::Deliver, expected), "{rule:?}");
+    }
 }
 
 #[test]

@@ -74,13 +74,14 @@ fn action() -> impl Strategy<Value = Action> {
 
 fn verdict() -> impl Strategy<Value = Verdict> {
     let exception = (text(), action()).prop_map(|(recipient, action)| Exception { recipient, action });
-    (action(), vec(exception, 0..4), option::of(any::<[u8; 16]>()), any::<bool>(), option::of(text()))
-        .prop_map(|(action, exceptions, event_id, outcome_wanted, resource)| Verdict {
+    (action(), vec(exception, 0..4), option::of(any::<[u8; 16]>()), any::<[bool; 2]>(), option::of(text()))
+        .prop_map(|(action, exceptions, event_id, [outcome_wanted, named_only], resource)| Verdict {
             action,
             exceptions,
             event_id,
             outcome_wanted,
             resource,
+            named_only,
         })
 }
 

@@ -48,19 +48,28 @@ pub struct Verdict {
     pub outcome_wanted: bool,
     /// The addressee's session that gets it, of several that could: it goes on as if it had been sent to that full JID.
     pub resource: Option<String>,
+    /// Nobody gets a copy from a room but who was named in the event: what others may get was not decided.
+    pub named_only: bool,
 }
 
 impl Verdict {
     /// A verdict without exceptions, of which nothing was recorded.
     #[must_use]
     pub fn unrecorded(action: Action) -> Self {
-        Self { action, exceptions: Vec::new(), event_id: None, outcome_wanted: false, resource: None }
+        Self {
+            action,
+            exceptions: Vec::new(),
+            event_id: None,
+            outcome_wanted: false,
+            resource: None,
+            named_only: false,
+        }
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut action = ActionFields::default();
-        let (mut exceptions, mut event_id, mut outcome_wanted, mut resource) =
-            (Vec::new(), None, false, None);
+        let (mut exceptions, mut event_id, mut outcome_wanted, mut resource, mut named_only) =
+            (Vec::new(), None, false, None, false);
         for field in Fields::new(bytes) {
             let field = field?;
             match field.tag {
@@ -69,10 +78,11 @@ impl Verdict {
                 7 => event_id = Some(field.array()?),
                 8 => outcome_wanted = field.u8()? != 0,
                 9 => resource = Some(field.string()?),
+                10 => named_only = field.u8()? != 0,
                 _ => {}
             }
         }
-        Ok(Self { action: action.finish(1)?, exceptions, event_id, outcome_wanted, resource })
+        Ok(Self { action: action.finish(1)?, exceptions, event_id, outcome_wanted, resource, named_only })
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
@@ -88,6 +98,9 @@ impl Verdict {
             w.bytes(7, id);
         }
         w.bytes(8, &[u8::from(self.outcome_wanted)]).maybe(9, self.resource.as_deref());
+        if self.named_only {
+            w.bytes(10, &[1]);
+        }
         w.finish()
     }
 }

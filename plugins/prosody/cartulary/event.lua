@@ -58,7 +58,7 @@ function event.recipient(tag, r)
 	return text(tag, concat(parts));
 end
 
--- The fields of the event of a message with this id, seen `at` (seconds; now if nil), its target, for a room its object, and the bare JID it is for. `host` took the stanza in.
+-- The fields of the event of a message with this id, seen `at` (seconds; now if nil), its target, for a room its object, the bare JID it is for, and the recipients named. `host` took the stanza in.
 -- The stanza is serialised here and nowhere else.
 function event.describe(event_id, ingress, host, origin, stanza, at)
 	local from = stanza.attr.from or host;
@@ -75,7 +75,7 @@ function event.describe(event_id, ingress, host, origin, stanza, at)
 		room_jid and not room and u8(16, 0) or "",
 	};
 	for i = 1, #list do parts[#parts + 1] = event.recipient(7, list[i]); end
-	return concat(parts), target, room, bare;
+	return concat(parts), target, room, bare, list;
 end
 
 -- The fields of the event of another stanza, with this id. `about`: { subject, ingress, host, from, target, recipients, room (JID),

@@ -112,7 +112,18 @@ local function safely(where, held, f, a, b, c)
 	return nil;
 end
 
+-- Whether somebody may get no copy because nobody decided about it: who joined the room while the message was held.
+local function is_newcomer(held, jid)
+	local bare = jid_bare(jid);
+	return held.only ~= nil and bare ~= held.bare and not held.only[bare]; -- held.bare: on its way to the room
+end
+
 local function decide(held, jid, stanza)
+	if is_newcomer(held, jid) then
+		outcome.copy(held, outcome.WITHHELD, jid, jid_resource(jid), "joined while the message was held");
+		return nil;
+	end
+	if not held.exceptions then return stanza; end
 	local x = exception_on_the_way(held, jid);
 	if not x then return stanza; end
 	return under(x, held, jid, stanza);
@@ -120,7 +131,7 @@ end
 
 -- A copy passes at message/* or route/remote. Returns what the event returns: true where it is withheld.
 function fanout.pass(held, handlers, name, event)
-	if not held.exceptions then return handlers(name, event); end
+	if not held.exceptions and not held.only then return handlers(name, event); end
 	local jid = event.stanza.attr.to or jid_bare(held.from);
 	local stanza = safely("fan-out", held, decide, jid, event.stanza);
 	if not stanza then return true; end
@@ -167,6 +178,13 @@ function fanout.filter(stanza, session)
 		return stanza;
 	end
 	return safely("session filter", held, to_session, stanza, session);
+end
+
+-- Hooks muc-add-history: what was withheld from somebody, changed for one, or is not for newcomers is not kept by the room, since a room's
+-- history and archive show to each who asks what was said to all.
+function fanout.history(event)
+	local held = scope.current();
+	if held and held.exceptions and fanout.is_copy(held, event.stanza) then return true; end
 end
 
 return fanout;

@@ -105,6 +105,10 @@ local function with_verdict(event, held, verdict)
 		stanzas.replace(event.stanza, stanzas.parse(verdict.replacement));
 	end
 	held.resource = verdict.resource;
+	if verdict.named_only and held.target == recipients.ROOM then
+		held.only = {};
+		for _, recipient in ipairs(held.named) do held.only[recipient.bare] = true; end
+	end
 	return true;
 end
 
@@ -125,7 +129,7 @@ local function pose(held, stanza, origin, ingress, host)
 	held.id, held.kind, held.from, held.to = attr.id, attr.type, attr.from, attr.to;
 	held.done, held.event_id = waiting.settle, ids.new();
 	local body;
-	body, held.target, held.room, held.bare = describe.describe(held.event_id, ingress, host, origin, stanza, counts.read_at(held, stanza));
+	body, held.target, held.room, held.bare, held.named = describe.describe(held.event_id, ingress, host, origin, stanza, counts.read_at(held, stanza));
 	local asked, why = link.ask(held, body);
 	if not asked then held.settled, held.failure = true, why; end
 	return asked;

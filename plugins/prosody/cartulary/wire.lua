@@ -76,7 +76,7 @@ local function exception(body)
 	return x;
 end
 
--- A verdict: { action, replacement, error_type, condition, text, exceptions, event_id, outcome_wanted, resource }.
+-- A verdict: { action, replacement, error_type, condition, text, exceptions, event_id, outcome_wanted, resource, named_only }.
 -- `exceptions` is nil or a table by JID.
 function wire.verdict(body)
 	local v = {};
@@ -95,6 +95,7 @@ function wire.verdict(body)
 			v.event_id = value;
 		elseif tag == 8 then v.outcome_wanted = number(">B", tag, value) == 1;
 		elseif tag == 9 then v.resource = value;
+		elseif tag == 10 then v.named_only = number(">B", tag, value) == 1;
 		end
 	end
 	if not v.action then error("a verdict has no action", 0); end

@@ -92,6 +92,70 @@ async fn one_in_a_room_is_excepted_and_the_others_receive() -> Result<()> {
     Ok(())
 }
 
+/// What a room replays to who comes with this nickname, up to the message `last`.
+async fn replayed(client: &Client, room: &str, nick: &str, last: &str) -> Result<Vec<String>> {
+    client
+        .raw(&format!("<presence to='{room}/{nick}'><x xmlns='http://jabber.org/protocol/muc'/></presence>"))
+        .await?;
+    client.answer_to(last).await?;
+    Ok(client.messages().into_iter().filter_map(|message| message.body).collect())
+}
+
+#[tokio::test]
+async fn what_was_kept_from_one_in_a_room_is_not_replayed_by_the_room() -> Result<()> {
+    let script = |event: &Event| {
+        let action = match () {
+            () if event.stanza.contains("WITHHOLD") => Action::Drop,
+            () if event.stanza.contains("CHANGE") => {
+                Action::Replace(event.stanza.replace("CHANGE", "changed"))
+            }
+            () => return pass(),
+        };
+        let exceptions = vec![Exception { recipient: BEN.to_owned(), action }];
+        Some(Verdict { exceptions, ..Verdict::unrecorded(Action::Deliver) })
+    };
+    let town = Town::with(asking_about(&[]), |_, _| (), script).await?;
+    let room = format!("office@{ROOMS}");
+    let (anna, ben, cleo) =
+        (town.client("anna/desk").await?, town.client("ben/desk").await?, town.client("cleo/desk").await?);
+    for (client, nick) in [(&anna, "Anna"), (&ben, "Ben")] {
+        client.join(&room, nick).await?;
+    }
+    for (id, word) in [("m-1", "WITHHOLD"), ("m-2", "CHANGE"), ("m-3", "plain")] {
+        anna.message(&room, "groupchat", id, word).await?;
+        anna.answer_to(id).await?;
+    }
+    ensure!(replayed(&cleo, &room, "Cleo", "m-3").await? == ["plain"]);
+    let again = town.client("ben/again").await?;
+    ensure!(replayed(&again, &room, "Ben", "m-3").await? == ["plain"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn who_joins_while_a_message_is_held_gets_it_only_where_the_verdict_is_not_about_who_was_named()
+-> Result<()> {
+    let script = |event: &Event| if event.stanza.contains("HOLD") { None } else { pass() };
+    let town = Town::with(asking_about(&[]), |_, _| (), script).await?;
+    let room = format!("office@{ROOMS}");
+    let (anna, ben, cleo) =
+        (town.client("anna/desk").await?, town.client("ben/desk").await?, town.client("cleo/desk").await?);
+    anna.join(&room, "Anna").await?;
+    for (id, newcomer, nick, named_only) in [("m-1", &ben, "Ben", false), ("m-2", &cleo, "Cleo", true)] {
+        anna.message(&room, "groupchat", id, "HOLD").await?;
+        town.decider.holds(1).await?;
+        newcomer.join(&room, nick).await?;
+        town.decider.answer(&Verdict { named_only, ..Verdict::unrecorded(Action::Deliver) })?;
+        anna.answer_to(id).await?;
+    }
+    anna.message(&room, "groupchat", "m-3", "to all").await?;
+    for client in [&ben, &cleo] {
+        client.answer_to("m-3").await?;
+    }
+    ensure!(has_been_given(&ben, "m-1") && has_been_given(&ben, "m-2"));
+    ensure!(!has_been_given(&cleo, "m-1") && !has_been_given(&cleo, "m-2"));
+    Ok(())
+}
+
 #[tokio::test]
 async fn what_happens_to_accounts_sessions_and_rooms_is_told() -> Result<()> {
     // A part of the server that closes rooms.
