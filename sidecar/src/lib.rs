@@ -1,5 +1,5 @@
-//! The sidecar: it takes every message of one XMPP server from the server plugin, puts it on record, answers, and carries the
-//! records to their archive. `main` only reads the command line; the parts are here so that tests can drive them.
+//! The sidecar: it takes every message of one XMPP server from the server plugin, and what else compliance servers want to see, asks
+//! these, puts messages on record, answers, and carries the records to their archive. `main` only reads the command line; the parts are here so that tests can drive them.
 
 pub mod admin;
 pub mod alarms;

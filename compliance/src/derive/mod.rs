@@ -1,4 +1,8 @@
-//! The events that a stanza at an ingress will cause, in order, and those that a notice tells of (PR-7, PR-10, PR-11).
+//! The events that a stanza at an ingress will cause, in order, and those that a notice tells of (PR-7, PR-10, PR-11); in which lane a stanza is
+//! decided, and what the plugin has to ask about for all that.
+//!
+//! Pure. A stanza that cannot be read causes those events alone that follow from its addressee. Not here: which profiles are asked
+//! (`chain`), and which of their servers (`balance`).
 
 mod asking;
 mod glance;
