@@ -1,8 +1,8 @@
 //! A recorded message as `cartulary search` prints it: for scripts one JSON object on a line (fields are added, never renamed), for
 //! people a few lines. The JSON is also what is read back from the sidecars of an embedded archive, so both ends are here.
 //!
-//! Nothing else is left out: whatever the archive knows of the message is in the JSON, the original stanza included. Exceptions of
-//! single recipients are not: they are in the record's header alone.
+//! Whatever the archive knows of the message is in the JSON, the original stanza included, but for exceptions of single recipients: they
+//! are in the record's header alone.
 
 use crate::output::printable;
 use serde::{Deserialize, Serialize};
