@@ -378,6 +378,11 @@ fn garbage() -> impl Strategy<Value = String> {
         Just(" xmlns:tns0='t' xmlns:p='jabber:client' xmlns=''"),
         Just(" xmlns:xml='http://www.w3.org/XML/1998/namespace' xmlns:p='q'"),
         Just(" recipient='bob@chat.example' type='cancel'"),
+        Just(" xmlns='http://www.w3.org/XML/1998/namespace' lang='de'"),
+        Just(" xmlns='http://www.w3.org/2000/xmlns/' xmlns:p='q'"),
+        Just(" xmlns:p='http://www.w3.org/2000/xmlns/' p:xmlns='1' p:xml='2'"),
+        Just(" xmlns:p='http://www.w3.org/XML/1998/namespace' p:lang='de' p:id='1'"),
+        Just(" xmlns:p='' p:a='1'"),
     ];
     let leaf = prop_oneof![Just(String::new()), "[ a-z&;<\\PC]{0,6}"];
     leaf.prop_recursive(6, 40, 4, move |inner| {
