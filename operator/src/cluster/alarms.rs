@@ -28,6 +28,26 @@ pub struct Raised {
     pub message: String,
 }
 
+/// Those about compliance servers and what is asked of them.
+const ASKING: [Alarm; 7] = [
+    alarms::COMPLIANCE_SERVER_LOST,
+    alarms::COMPLIANCE_SERVER_NOT_ANSWERING,
+    alarms::COMPLIANCE_SERVER_REFUSES_US,
+    alarms::COMPLIANCE_SERVER_OVERFLOWING,
+    alarms::EVENTS_UNDECIDED,
+    alarms::COMPLIANCE_ANSWERS_UNFIT,
+    alarms::EVENTS_MISSED,
+];
+/// Those whose messages have numbers that change with each look.
+const COUNTING: [Alarm; 6] = [
+    alarms::WAITING_TOO_LONG,
+    alarms::REFUSED_UNRECORDED,
+    alarms::COMPLIANCE_SERVER_OVERFLOWING,
+    alarms::EVENTS_UNDECIDED,
+    alarms::COMPLIANCE_ANSWERS_UNFIT,
+    alarms::EVENTS_MISSED,
+];
+
 /// The condition that an alarm turns; none where it is about the operator itself, or comes and goes with each message.
 #[must_use]
 pub fn condition_of(alarm: &Alarm) -> Option<&'static str> {
@@ -42,6 +62,7 @@ pub fn condition_of(alarm: &Alarm) -> Option<&'static str> {
         name if name == alarms::ANCHOR_CONFLICT.name => condition::ANCHORED,
         name if name == alarms::ANCHORS_UNWRITABLE.name => condition::ANCHORED,
         name if name == alarms::CONFIGURATION_NOT_TAKEN.name => condition::READY,
+        name if ASKING.iter().any(|alarm| alarm.name == name) => condition::COMPLIANCE_SERVED,
         name if name == alarms::CERTIFICATE_EXPIRING.name => return None,
         name if name == alarms::OPERATOR_ABSENT.name => return None,
         _ => condition::RECORDING,
@@ -111,13 +132,12 @@ pub fn judge(kind: &'static str, raised: &[Raised], good: Finding) -> Finding {
     let Some(first) = ours.first() else { return good };
     let rest = if ours.len() > 1 { format!(" (and {} more)", ours.len() - 1) } else { String::new() };
     // Numbers that change with each look would be written with each look.
-    let message = match first.alarm.name {
-        name if name == alarms::WAITING_TOO_LONG.name => first.alarm.meaning.to_owned(),
-        name if name == alarms::REFUSED_UNRECORDED.name => first.alarm.meaning.to_owned(),
-        _ => first.message.clone(),
-    };
+    let counts = COUNTING.iter().any(|alarm| alarm.name == first.alarm.name);
+    let message = if counts { first.alarm.meaning.to_owned() } else { first.message.clone() };
+    let about =
+        first.server.as_ref().map(|server| format!("ComplianceServer {server}: ")).unwrap_or_default();
     let node = if first.node.is_empty() { String::new() } else { format!("{}: ", first.node) };
-    Finding::new(kind, false, first.alarm.name, format!("{node}{message}{rest}"))
+    Finding::new(kind, false, first.alarm.name, format!("{node}{about}{message}{rest}"))
 }
 
 /// Whether alarms that turn `kind` are raised, and all of them silenced: then it is not told.

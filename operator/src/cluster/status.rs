@@ -82,12 +82,12 @@ pub fn status(
         alarms::judge(condition::RECORDING, &outcome.raised, recording)
     };
     let served = compliance::served(cluster, &outcome.observations, &outcome.raised);
+    let ready = ready(&accepted, &covered, &served, outcome);
     let served = if served.state == State::False {
         served
     } else {
         alarms::judge(condition::COMPLIANCE_SERVED, &outcome.raised, served)
     };
-    let ready = ready(&accepted, &covered, &served, outcome);
     let findings = [
         ready,
         accepted,

@@ -41,6 +41,21 @@ async fn every_rule_that_one_object_can_show_is_enforced_with_a_sentence() -> Re
         (cluster(json!({ "journal": { "size": "much" } })), "should match"),
         (cluster(json!({ "journal": { "keepConfirmed": "1 day" } })), "should match"),
         (cluster(json!({ "link": { "answerTimeout": "10m" } })), "between 1s and 5m"),
+        (
+            cluster(
+                json!({ "archiving": { "blockIfUnableToRecord": true }, "link": { "unanswered": "Deliver" } }),
+            ),
+            "contradicts link.unanswered",
+        ),
+        (cluster(json!({ "compliance": { "eventTimeout": "10ms" } })), "between 100ms and 5m"),
+        (cluster(json!({ "compliance": { "dropAfter": "25h" } })), "24h at most"),
+        (cluster(json!({ "compliance": { "statsEvery": "0s" } })), "between 1s and 24h"),
+        (cluster(json!({ "compliance": { "limits": { "maxBytes": "4Gi" } } })), "less than 4Gi"),
+        (cluster(json!({ "compliance": { "servers": [{ "server": "a" }] } })), "profile"),
+        (
+            cluster(json!({ "alarms": { "silenced": [{ "alarm": "A" }, { "alarm": "A" }] } })),
+            "Duplicate value",
+        ),
         (endpoint(json!({ "type": "Oracle" })), "Unsupported value"),
         (endpoint(json!({ "type": "PostgreSQL" })), "postgresql is required"),
         (endpoint(json!({ "type": "SQLite", "postgresql": database })), "only allowed with it"),
@@ -55,6 +70,15 @@ async fn every_rule_that_one_object_can_show_is_enforced_with_a_sentence() -> Re
     let error =
         create(&world, "ArchiveEndpoint", json!({ "type": "PostgreSQL", "postgresql": unprotected })).await;
     assert!(error.expect_err("a contradiction").to_string().contains("caSecret has no meaning"));
+
+    let mut plain = json!({ "host": "h", "port": 1, "passwordSecret": { "name": "s" } });
+    plain["tls"] = json!({ "mode": "Disable", "serverName": "h" });
+    let error = create(&world, "ComplianceServer", plain.clone()).await.expect_err("a contradiction");
+    assert!(error.to_string().contains("serverName and clientCertificateSecret have no meaning"), "{error}");
+    plain["tls"] = json!({});
+    plain["keepalive"] = json!("11m");
+    let error = create(&world, "ComplianceServer", plain).await.expect_err("too long");
+    assert!(error.to_string().contains("between 1s and 10m"), "{error}");
 
     let accepted = [
         cluster(json!({})),
@@ -82,6 +106,10 @@ async fn what_is_left_out_has_the_default_that_the_description_says() -> Result<
         "prosody": { "configPath": "/etc/prosody/prosody.cfg.lua" },
         "archiving": { "inbound": true, "outbound": false, "blockIfUnableToRecord": false },
         "journal": { "ephemeral": false, "keepConfirmed": "1h" },
+        "compliance": {
+            "enabled": true, "eventTimeout": "30s", "dropAfter": "5m", "statsEvery": "5m", "sendMissed": false,
+            "limits": { "maxEvents": 10_000 },
+        },
         "link": { "answerTimeout": "30s" },
         "alarms": { "highWaterPercent": 80, "waitingTooLong": "15m" },
     });
@@ -92,7 +120,7 @@ async fn what_is_left_out_has_the_default_that_the_description_says() -> Result<
 }
 
 /// As JSON, so that what our types cannot say can be tried; nothing is kept.
-async fn create(world: &World, kind: &str, spec: Value) -> Result<(), kube::Error> {
+pub async fn create(world: &World, kind: &str, spec: Value) -> Result<(), kube::Error> {
     let mut resource = ApiResource::erase::<XmppCluster>(&());
     resource.kind = kind.to_owned();
     resource.plural = format!("{}s", kind.to_lowercase());

@@ -2,6 +2,7 @@
 
 mod admission;
 mod chart;
+mod compliance;
 mod definitions;
 mod glass;
 mod journals;

@@ -16,7 +16,8 @@ use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 use std::io::Read;
 
-fn sidecar(node: &str, hash: &str) -> SidecarStatus {
+/// A sidecar with which all is well.
+pub fn sidecar(node: &str, hash: &str) -> SidecarStatus {
     let host = HostCoverage { name: "example.org".to_owned(), problem: None };
     let endpoint =
         EndpointStatus { state: reason::CONNECTED.to_owned(), waiting: 3, ..EndpointStatus::default() };
@@ -31,7 +32,8 @@ fn sidecar(node: &str, hash: &str) -> SidecarStatus {
     }
 }
 
-async fn configuration(world: &World) -> Result<(SidecarConfig, Secret)> {
+/// The configuration that pods get, and its Secret.
+pub async fn configuration(world: &World) -> Result<(SidecarConfig, Secret)> {
     let secret = world.api::<Secret>().get("cartulary-config-chat").await?;
     let packed = secret.data.as_ref().and_then(|data| data.get(SECRET_KEY)).context("its key")?;
     let mut json = Vec::new();

@@ -5,7 +5,7 @@ use anyhow::{Context, Result, bail, ensure};
 use axum::Router;
 use axum::routing::get;
 use cartulary_compliance::status::SidecarStatus;
-use cartulary_crds::{ArchiveEndpoint, XmppCluster};
+use cartulary_crds::{ArchiveEndpoint, ComplianceServer, Profile, XmppCluster};
 use cartulary_operator::options::Options;
 use cartulary_operator::{Listeners, run_on};
 use clap::Parser;
@@ -20,9 +20,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::fmt::Debug;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -297,6 +298,19 @@ impl World {
         })
     }
 
+    /// What kubectl prints when it is given `input`, warnings included.
+    pub fn kubectl(&self, words: &[&str], input: &str) -> Result<String> {
+        let mut command = Command::new(repository().join("tests/cluster/kubectl"));
+        command.args([&NAME, "-n", &self.namespace]).args(words).env_remove("CLUSTER_KUBECONFIG");
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        child.stdin.take().context("a pipe")?.write_all(input.as_bytes())?;
+        let output = child.wait_with_output()?;
+        let said = String::from_utf8(output.stdout)? + &String::from_utf8(output.stderr)?;
+        ensure!(output.status.success(), "{words:?}: {said}");
+        Ok(said)
+    }
+
     /// Deletes an object and waits until it is gone.
     pub async fn delete<K>(&self, name: &str) -> Result<()>
     where
@@ -405,13 +419,20 @@ async fn install(client: &Client, namespace: &str, webhook_port: u16) -> Result<
         apply(client, &discovery, object).await?;
     }
     until("our kinds are served", || async {
-        let served =
-            Api::<XmppCluster>::namespaced(client.clone(), namespace).list(&Default::default()).await;
-        let both =
-            Api::<ArchiveEndpoint>::namespaced(client.clone(), namespace).list(&Default::default()).await;
-        Ok((served.is_ok() && both.is_ok()).then_some(()))
+        let served = is_served::<XmppCluster>(client, namespace).await
+            && is_served::<ArchiveEndpoint>(client, namespace).await
+            && is_served::<ComplianceServer>(client, namespace).await
+            && is_served::<Profile>(client, namespace).await;
+        Ok(served.then_some(()))
     })
     .await
+}
+
+async fn is_served<K>(client: &Client, namespace: &str) -> bool
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + Debug,
+{
+    Api::<K>::namespaced(client.clone(), namespace).list(&Default::default()).await.is_ok()
 }
 
 async fn apply(client: &Client, discovery: &Discovery, object: Value) -> Result<()> {
