@@ -1,18 +1,21 @@
 //! What is said of a cluster's pods: a table from what was seen to what status and reason come out.
 
 use cartulary_compliance::alarms::{ALL, DRAIN_FAILED};
-use cartulary_compliance::config::AlarmSettings;
+use cartulary_compliance::config::{AlarmSettings, Silence};
 use cartulary_compliance::names::condition;
-use cartulary_compliance::status::{ConfigStatus, EndpointStatus, HostCoverage, LinkStatus, SidecarStatus};
+use cartulary_compliance::status::{
+    ComplianceServerStatus, ConfigStatus, EndpointStatus, HostCoverage, LinkCause, LinkStatus, SidecarStatus,
+};
 use cartulary_crds::{ConfigurationStatus, JournalClaim, XmppCluster, XmppClusterStatus};
 use cartulary_operator::anchors::Report;
 use cartulary_operator::cluster::alarms;
 use cartulary_operator::cluster::apply::Applied;
+use cartulary_operator::cluster::compliance;
 use cartulary_operator::cluster::coverage::{Observation, Sidecar, judge, recording};
 use cartulary_operator::cluster::dereference::Gathered;
 use cartulary_operator::cluster::drain::View;
 use cartulary_operator::cluster::status::{Outcome, status};
-use cartulary_operator::conditions::{Problem, find};
+use cartulary_operator::conditions::{Finding, Problem, find};
 use cartulary_operator::reasons as reason;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::json;
@@ -202,6 +205,93 @@ fn an_alarm_s_beginning_and_end_are_told_once() {
     let cleared = alarms::told(&now, &now[..1], &raised);
     assert!(cleared[0].message.contains("CountMismatch"), "{cleared:?}");
     assert_eq!(names(cleared), [(reason::ALARM_CLEARED, false)]);
+}
+
+/// An XMPPCluster that asks two servers, one of them on the pod `a` only.
+fn asked(observations: &[Observation], settings: &AlarmSettings) -> (String, String, usize) {
+    let spec = json!({ "server": "Prosody", "compliance": { "servers": [
+        { "server": "wall", "profile": "p" }, { "server": "logger", "profile": "q", "nodes": ["a"] },
+    ] } });
+    let cluster = XmppCluster::new("chat", serde_json::from_value(spec).expect("a spec"));
+    let raised = alarms::raised(observations, &[], &Report::default(), settings, 0);
+    let finding = compliance::served(&cluster, observations, &raised);
+    (format!("{:?}", finding.state), finding.reason.to_owned(), alarms::labels(&raised, "n", "c").len())
+}
+
+fn linked(pod: &str, links: &[(&str, Option<LinkCause>)]) -> Observation {
+    answered(pod, |status| {
+        for (name, cause) in links {
+            let link = ComplianceServerStatus {
+                in_service: cause.is_none(),
+                cause: *cause,
+                ..ComplianceServerStatus::default()
+            };
+            status.compliance_servers.insert((*name).to_owned(), link);
+        }
+    })
+}
+
+#[test]
+fn compliance_is_served_when_every_server_is_in_service_on_every_node_it_is_assigned_to() {
+    let lost = Some(LinkCause::Lost);
+    type Links = [(&'static str, Option<LinkCause>)];
+    let table: [(&Links, &Links, &str, &str); 5] = [
+        (&[("wall", None), ("logger", None)], &[("wall", None)], "True", reason::CONNECTED),
+        (&[("wall", None), ("logger", lost)], &[("wall", None)], "False", reason::LOST),
+        (
+            &[("wall", None), ("logger", None)],
+            &[("wall", Some(LinkCause::WrongName))],
+            "False",
+            reason::WRONG_NAME,
+        ),
+        // Not tried yet, or not in the pod's configuration yet.
+        (
+            &[("wall", None), ("logger", Some(LinkCause::NotTried))],
+            &[("wall", None)],
+            "Unknown",
+            reason::CONNECTING,
+        ),
+        (&[("wall", None)], &[("wall", None)], "Unknown", reason::CONNECTING),
+    ];
+    for (a, b, state, expected) in table {
+        let (found, reason, _) = asked(&[linked("a", a), linked("b", b)], &AlarmSettings::default());
+        assert_eq!((found.as_str(), reason.as_str()), (state, expected));
+    }
+    let (found, reason, _) = asked(&[pod("a", Sidecar::NotRunning)], &AlarmSettings::default());
+    assert_eq!((found.as_str(), reason.as_str()), ("Unknown", reason::PENDING));
+}
+
+#[test]
+fn cs_8_a_silenced_alarm_is_listed_and_turns_no_condition_makes_no_event_and_is_no_metric() {
+    let mut settings = AlarmSettings::default();
+    let silence = |alarm: &str, nodes: &[&str]| Silence {
+        alarm: alarm.to_owned(),
+        nodes: nodes.iter().map(|node| (*node).to_owned()).collect(),
+    };
+    settings.silenced = vec![silence("ComplianceServerLost", &["a"]), silence("CountMismatch", &[])];
+    let lost = || linked("a", &[("wall", Some(LinkCause::Lost)), ("logger", None)]);
+    let there = linked("b", &[("wall", None)]);
+    assert_eq!(asked(&[lost(), there.clone()], &settings), ("True".into(), reason::CONNECTED.into(), 0));
+    let both = [lost(), linked("b", &[("wall", Some(LinkCause::Lost))])];
+    assert_eq!(
+        asked(&both, &settings),
+        ("False".into(), reason::LOST.into(), 1),
+        "on the other node it is told"
+    );
+
+    let observations = [lost(), answered("b", |status| status.counts.passed_by = 1)];
+    let loud = alarms::raised(&observations, &[], &Report::default(), &AlarmSettings::default(), 0);
+    let quiet = alarms::raised(&observations, &[], &Report::default(), &settings, 0);
+    let (before, after) = (alarms::listed(&loud), alarms::listed(&quiet));
+    assert!(after.len() == 2 && after.iter().all(|alarm| alarm.silenced));
+    assert_eq!(after[1].server.as_deref(), Some("wall"));
+    assert_eq!(alarms::told(&[], &after, &quiet), []);
+    assert_eq!(alarms::told(&before, &after, &quiet), [], "being silenced is not being over");
+    assert_eq!(alarms::told(&after, &[], &[]), []);
+    assert_eq!(alarms::told(&after, &before, &loud).len(), 2, "what is no longer silenced is told");
+    let good = || Finding::good(condition::COUNTED, "");
+    assert_eq!(alarms::judge(condition::COUNTED, &quiet, good()), good());
+    assert_ne!(alarms::judge(condition::COUNTED, &loud, good()), good());
 }
 
 #[test]
