@@ -139,7 +139,7 @@ async fn cs_5_a_password_and_certificates_that_are_rotated_take_effect() -> Resu
     })
     .await?;
     secret(&world, "own", json!({ "tls.crt": certificate(&one)?, "tls.key": one.serialize_pem() })).await?;
-    accepted(&world, "True", reason::OK).await?;
+    accepted(&world, "True", reason::TOLD_ONLY).await?;
     world.condition::<ComplianceServer>("wall", "Accepted", "True", reason::OK).await?;
 
     let old = configuration(&world).await?.0;
@@ -390,6 +390,7 @@ async fn cs_8_a_link_that_is_lost_and_back_shows_everywhere() -> Result<()> {
     let fake = world.sidecar(status).await?;
     world.condition::<XmppCluster>("chat", "ComplianceServed", "True", reason::CONNECTED).await?;
     world.condition::<XmppCluster>("chat", "Ready", "True", reason::OK).await?;
+    world.condition::<ComplianceServer>("wall", "Reachable", "True", reason::CONNECTED).await?;
     world.condition::<ComplianceServer>("wall", "Ready", "True", reason::OK).await?;
     let server = world.api::<ComplianceServer>().get("wall").await?.status.context("a status")?;
     assert_eq!(server.active.as_deref(), Some("1/1"));

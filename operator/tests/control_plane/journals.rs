@@ -96,7 +96,7 @@ async fn ev_1_a_head_is_anchored_at_first_sight_and_a_contradiction_is_kept_besi
     })
     .await?;
     let metrics = world.metrics().await?;
-    let alarm = r#"cartulary_alarm{alarm="AnchorConflict",namespace="anchors",cluster="chat",node="prosody-0",endpoint=""} 1"#;
+    let alarm = r#"cartulary_alarm{alarm="AnchorConflict",namespace="anchors",cluster="chat",node="prosody-0",endpoint="",server=""} 1"#;
     assert!(metrics.contains(alarm), "{metrics}");
     Ok(())
 }
