@@ -186,7 +186,12 @@ fn replacement(stanza: &Element, question: &Question) -> Result<String, AnswerEr
 
 fn written(mut stanza: Element) -> Result<String, AnswerError> {
     xml::without_prefixes(&mut stanza);
-    xml::write(&stanza).ok_or(AnswerError::Malformed("a changed stanza cannot be written"))
+    let text = xml::write(&stanza).ok_or(AnswerError::Malformed("a changed stanza cannot be written"))?;
+    // What a tree may hold and text may not (reserved namespaces): whoever gets it has to be able to read it.
+    match xml::tree(&text, MAX_DEPTH) {
+        Ok(_) => Ok(text),
+        Err(_) => Err(AnswerError::Malformed("a changed stanza cannot be written")),
+    }
 }
 
 /// The session that is to get what is sent to the account (PR-10).
