@@ -24,7 +24,7 @@ pub enum Command {
     /// Show what is recorded where, node by node, and what is wrong
     Status(StatusArgs),
     /// Go through everything that compliance servers, archives and coverage depend on, and say what to look at next
-    Troubleshoot(TroubleshootArgs),
+    Troubleshoot(StatusArgs),
     /// Find recorded messages; the newest comes last
     Search(SearchArgs),
     /// Check that the archive holds what was written, unchanged and without holes
@@ -78,7 +78,7 @@ pub struct PasswordArgs {
     pub password_file: Option<PathBuf>,
 }
 
-/// `status`.
+/// `status` and `troubleshoot`, which reads the same.
 #[derive(clap::Args)]
 pub struct StatusArgs {
     /// Only this XMPPCluster
@@ -253,22 +253,6 @@ pub struct DeadLettersTarget {
     /// Only this XMPPCluster
     #[arg(long, value_name = "NAME")]
     pub cluster: Option<String>,
-    #[command(flatten)]
-    pub kube: KubeArgs,
-    /// Form of the answer
-    #[arg(short, long, value_enum, default_value_t = Format::Text)]
-    pub output: Format,
-}
-
-/// `troubleshoot`.
-#[derive(clap::Args)]
-pub struct TroubleshootArgs {
-    /// Only this XMPPCluster
-    #[arg(value_name = "CLUSTER")]
-    pub cluster: Option<String>,
-    /// All namespaces
-    #[arg(short = 'A', long, conflicts_with = "namespace")]
-    pub all_namespaces: bool,
     #[command(flatten)]
     pub kube: KubeArgs,
     /// Form of the answer

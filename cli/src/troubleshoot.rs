@@ -3,7 +3,7 @@
 //! It reads what `cartulary status` reads and decides here what that means; it changes nothing. What cannot be read is red.
 
 use crate::Found;
-use crate::args::{StatusArgs, TroubleshootArgs};
+use crate::args::StatusArgs;
 use crate::output::{self, Format};
 use crate::status::{self, ClusterReport};
 use cartulary_compliance::names::{condition, reason};
@@ -55,12 +55,11 @@ struct ServerLine {
 }
 
 /// Runs the command.
-pub async fn run(args: TroubleshootArgs) -> anyhow::Result<Found> {
-    let TroubleshootArgs { cluster, all_namespaces, kube, output } = args;
-    let (_, reports) = status::collect(&StatusArgs { cluster, all_namespaces, kube, output }).await?;
+pub async fn run(args: StatusArgs) -> anyhow::Result<Found> {
+    let (_, reports) = status::collect(&args).await?;
     let overviews: Vec<Overview> = reports.iter().map(overview).collect();
     let mut out = output::stdout();
-    if output == Format::Json {
+    if args.output == Format::Json {
         output::json_line(&mut out, &overviews)?;
     } else {
         let colours = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
